@@ -1,0 +1,44 @@
+"""Likelihood of a text under a causal model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from decoders.models.base import Model, key_bias
+from decoders.types import DecoderError
+
+
+def causal_likelihood(model: Model, tokenizer: Any) -> Callable[[str, str], tuple[float, int]]:
+    """A function of (prefix, continuation) to the continuation's summed natural log-likelihood and
+    its number of tokens.
+
+    The two are tokenised together, and the tokens past those of the prefix alone are scored, as
+    lm-eval does. A text longer than the context keeps its end.
+
+    Raises:
+        DecoderError: the model is not causal; or, when called, the prefix has no token.
+    """
+    if model.visibility != "causal":
+        raise DecoderError(f"likelihood of a text needs a causal model, {model.name} is not one")
+
+    @torch.inference_mode()
+    def likelihood(prefix: str, continuation: str) -> tuple[float, int]:
+        ids = tokenizer.encode(prefix + continuation, add_special_tokens=False)
+        start = len(tokenizer.encode(prefix, add_special_tokens=False))
+        if not start:
+            raise DecoderError("a likelihood needs a prefix of at least one token")
+        scored = len(ids) - start
+        if scored < 1:
+            return 0.0, 0
+        ids = ids[-model.max_length :]
+        scored = min(scored, len(ids) - 1)
+        tokens_1L = torch.tensor([ids], device=model.device)
+        places_L = torch.arange(len(ids), device=model.device)
+        causal_LL = places_L[:, None] >= places_L
+        bias = key_bias(causal_LL, model.dtype).transpose(0, 2)
+        logits_NV = model.head(model.hidden(tokens_1L, bias)[0, -scored - 1 : -1]).float()
+        picked_N = logits_NV.log_softmax(-1).gather(1, tokens_1L[0, -scored:, None])
+        return float(picked_N.double().sum()), scored
+
+    return likelihood

@@ -1,0 +1,121 @@
+"""What every engine shares: checked requests, slots, and time that is counted where it is spent."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from decoders.models.base import Model
+from decoders.types import DecoderError, Request, Result
+
+
+class Engine(Protocol):
+    """Decodes requests in slots; a slot is refilled the moment its sample ends."""
+
+    slots: int
+
+    def submit(self, request: Request) -> None:
+        """Queues a request. Raises `DecoderError` if the model cannot take it."""
+        ...
+
+    def step(self) -> list[Result]:
+        """Fills free slots, runs one pass, and returns the samples that it finished."""
+        ...
+
+    @property
+    def load(self) -> int:
+        """Requests waiting or in a slot."""
+        ...
+
+
+def check_request(model: Model, request: Request) -> None:
+    """Refuses what would decode to nonsense.
+
+    Raises:
+        DecoderError: the prompt is empty, holds the mask token or an id outside the vocabulary,
+            or does not fit the model's context together with the canvas; or the model is not of
+            the kind that the recipe needs.
+    """
+    decoder, prompt = request.decoder, request.prompt_ids
+    if decoder.generation == "diffusion" and model.mask_id is None:
+        raise DecoderError(f"{decoder.recipe} needs a diffusion model; {model.name} has no mask id")
+    if decoder.generation == "autoregressive" and model.visibility != "causal":
+        raise DecoderError(f"{decoder.recipe} needs a causal model; {model.name} is bidirectional")
+    if not prompt:
+        raise DecoderError("the prompt is empty")
+    if model.mask_id is not None and model.mask_id in prompt:
+        raise DecoderError(f"the prompt holds the mask token (id {model.mask_id})")
+    if min(prompt) < 0 or max(prompt) >= model.vocabulary:
+        raise DecoderError(f"the prompt holds a token outside the {model.vocabulary} of the model")
+    length = len(prompt) + decoder.gen_length
+    if length > model.max_length:
+        raise DecoderError(
+            f"prompt and canvas take {len(prompt)} + {decoder.gen_length} = {length} positions, "
+            f"{model.name} has {model.max_length}"
+        )
+
+
+@dataclass
+class Slot:
+    """One occupied slot, as the host sees it."""
+
+    request: Request
+    first_pass: int
+    entered_s: float
+    positions: int = 0
+    """Positions of this sample pushed through the model so far."""
+    passes: int = 0
+    share: list[tuple["Timing", float]] = field(default_factory=list)
+    """The passes that it took part in and its share of each."""
+
+    def charge(self, timing: "Timing", positions: int, total: int) -> None:
+        self.positions += positions
+        self.passes += 1
+        self.share.append((timing, positions / total))
+
+    def seconds(self) -> list[float]:
+        """Decode seconds of each pass; waits for the device."""
+        return [timing.seconds() * share for timing, share in self.share]
+
+    def latency_s(self) -> float:
+        return time.perf_counter() - self.entered_s
+
+
+class Timing:
+    """The time of one pass: of the wall on a CPU, between two events on a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds = 0.0
+        if self._cuda:
+            self._start = torch.Event("cuda", enable_timing=True)
+            self._end = torch.Event("cuda", enable_timing=True)
+
+    def __enter__(self) -> "Timing":
+        if self._cuda:
+            self._start.record()
+        else:
+            self._began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._cuda:
+            self._end.record()
+        else:
+            self._seconds = time.perf_counter() - self._began
+
+    def seconds(self) -> float:
+        """Waits for the pass to end, once."""
+        if self._cuda:
+            self._end.synchronize()
+            self._seconds = self._start.elapsed_time(self._end) / 1e3
+            self._cuda = False
+        return self._seconds
+
+
+def bucket(lengths: Iterable[int], device: torch.device) -> int:
+    """The width of a batch: the longest row rounded up, so that few shapes occur."""
+    step = 64 if device.type == "cuda" else 16
+    return -(-max(lengths) // step) * step

@@ -1,0 +1,75 @@
+"""What goes into an engine and what comes out of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from decoders.registry import Decoder
+
+
+class DecoderError(ValueError):
+    """A setting or a request that no engine can run: says what, what was given, how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sample to decode."""
+
+    sid: str
+    """Identity of the sample; its noise stream is derived from it."""
+    prompt_ids: tuple[int, ...]
+    decoder: "Decoder"
+    trace: bool = False
+    """Record every step. Costs a second look at the logits; the tokens stay the same."""
+    is_complete: Callable[[Sequence[int]], bool] | None = None
+    """Asked now and then with the tokens so far (autoregressive recipes only): True ends the row
+    early, as a stop string does. A diffusion canvas is always denoised to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What happened at each step of one sample. S steps, G canvas positions.
+
+    A step is one denoising iteration. Nothing here changes what is decoded.
+    """
+
+    committed: npt.NDArray[np.bool_]
+    """[S, G] positions written by the step."""
+    tokens: npt.NDArray[np.int32]
+    """[S, G] the canvas if decoding stopped after the step: what is written already, and the
+    step's best token where a mask is left."""
+    confidence: npt.NDArray[np.float32]
+    """[S, G] what the selection rule ranked; NaN where the step could not write."""
+    top2_gap: npt.NDArray[np.float32]
+    """[S] mean gap of the two best logits over the masked positions, before the step wrote."""
+    entropy: npt.NDArray[np.float32]
+    """[S] mean entropy in nats over the same positions."""
+    elapsed_s: npt.NDArray[np.float64]
+    """[S] decode seconds up to and with the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One decoded sample and what it cost."""
+
+    sid: str
+    output_ids: tuple[int, ...]
+    """Diffusion: the whole canvas. Autoregressive: up to EOS or the stop."""
+    nfe: int
+    """Forward passes that the sample took part in."""
+    token_forwards: int
+    """Positions of this sample pushed through the model, summed over the forwards."""
+    decode_s: float
+    """The sample's share of the engine's busy time, device-synchronised, in seconds: each pass is
+    divided over its samples by their positions."""
+    latency_s: float
+    """Wall seconds from entering a slot to leaving it."""
+    nfe_block: int = 0
+    nfe_ar: int = 0
+    commit_steps: tuple[int, ...] = field(default=())
+    """Per canvas position the step that wrote it, from 1; 0 if none did."""
+    trace: Trace | None = None

@@ -1,0 +1,46 @@
+import torch
+
+from decoders.noise import CounterNoise, seed_of
+from decoders.sampling import gumbel_argmax
+
+
+def draw(seeds: list[int], step: int, places: list[int], vocabulary: int = 7) -> torch.Tensor:
+    rows = len(seeds)
+    return CounterNoise().over_vocabulary(
+        torch.tensor(seeds),
+        torch.full((rows,), step),
+        torch.tensor(places).expand(rows, -1),
+        vocabulary,
+        0,
+    )
+
+
+def test_a_draw_belongs_to_seed_step_and_position_alone() -> None:
+    both = draw([3, 5], 2, [10, 11, 12])
+    assert torch.equal(both[1:], draw([5], 2, [10, 11, 12]))
+    assert torch.equal(both[:, 1:], draw([3, 5], 2, [11, 12]))
+    assert not torch.equal(both, draw([3, 5], 3, [10, 11, 12]))
+    assert seed_of("a") != seed_of("b")
+
+
+def test_draws_are_uniform_and_uncorrelated() -> None:
+    drawn = draw(list(range(40)), 1, list(range(50)), 50).flatten()
+    assert drawn.min() > 0
+    assert drawn.max() < 1
+    counts = torch.histc(drawn, bins=100, min=0, max=1)
+    expected = drawn.numel() / 100
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert 55 < chi_square < 155  # 99 degrees of freedom: both ends are beyond 1 in 1,000
+    pairs = torch.stack([drawn[:-1], drawn[1:]])
+    assert torch.corrcoef(pairs)[0, 1].abs() < 0.015
+
+
+def test_gumbel_race_samples_the_softmax() -> None:
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    rows = 20_000
+    uniform = draw(list(range(rows)), 0, [0], 4)
+    tokens = gumbel_argmax(logits.expand(rows, 1, 4), torch.ones(rows), uniform)[:, 0]
+    share = torch.bincount(tokens, minlength=4) / rows
+    assert torch.allclose(share, logits.softmax(0), atol=0.015)
+    greedy = gumbel_argmax(logits.expand(rows, 1, 4), torch.zeros(rows), uniform)
+    assert (greedy == 2).all()
