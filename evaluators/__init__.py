@@ -1,0 +1,25 @@
+"""Benchmarks: their data, prompts, scores and aggregates. Knows no model, decoder or Ray."""
+
+from evaluators.convergence import Convergence, converge, converge_texts
+from evaluators.registry import UnknownTaskError, get_task, tasks
+from evaluators.store import DataError
+from evaluators.task import LogLikelihood, Prompt, Sample, Score, Scorer, Task
+from evaluators.text import clean, cut
+
+__all__ = [
+    "Convergence",
+    "DataError",
+    "LogLikelihood",
+    "Prompt",
+    "Sample",
+    "Score",
+    "Scorer",
+    "Task",
+    "UnknownTaskError",
+    "clean",
+    "converge",
+    "converge_texts",
+    "cut",
+    "get_task",
+    "tasks",
+]

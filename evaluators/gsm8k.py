@@ -1,0 +1,170 @@
+"""GSM8K: grade school mathematics, the answer is a number (Cobbe et al., arXiv:2110.14168).
+
+Prompts, filters and metrics are those of lm-eval's task `gsm8k` (version 3). Both of its
+filters are recorded, because they disagree: `strict` wants `#### 18`, `flexible` takes the
+last number of the text, so that "#### 18\n\nThis took 3 steps" is right for one and wrong for
+the other. The headline is `flexible`: it needs no format that a few-shot prompt must teach.
+
+`gsm8k-resampled` asks 500 problems of the train split with other numbers, in the same words
+and with the same scoring.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+from evaluators.store import DataError, read
+from evaluators.task import Prompt, Sample, Score, Scorer, Task
+
+UNTIL = ("Question:", "</s>", "<|im_end|>")
+FEWSHOT_SEED = 1234  # lm-eval's default
+MAX_FEWSHOT = 8
+
+_STRICT = re.compile(r"#### (-?[0-9.,]+)")
+_FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
+
+
+def load(data: Path | None = None) -> list[Sample]:
+    """The test split, 1,319 problems in the official order.
+
+    Raises:
+        DataError: The data cannot be read, or an answer does not end in `#### NUMBER`.
+    """
+    samples = []
+    for index, row in enumerate(read("gsm8k_test", data)):
+        if "#### " not in row["answer"]:
+            raise DataError(
+                f"gsm8k_test, row {index}: the answer must end in '#### NUMBER', "
+                f"got {row['answer'][-40:]!r}"
+            )
+        samples.append(Sample(str(index), normalise(row["answer"]), None, row))
+    return samples
+
+
+def load_resampled(data: Path | None = None) -> list[Sample]:
+    """The 500 resampled problems; `fields` also holds the template and the equations."""
+    return [
+        Sample(str(index), normalise(row["answer"]), None, row)
+        for index, row in enumerate(read("gsm8k_resampled", data))
+    ]
+
+
+def prompts(
+    samples: Sequence[Sample], num_fewshot: int = 0, data: Path | None = None
+) -> list[Prompt]:
+    """The prompts, byte-equal to those of lm-eval's unsharded run over the whole test set.
+
+    lm-eval draws the examples of all documents from one generator in document order. Here
+    the draw belongs to a sample's position in the file, so that a subset of the samples gets
+    the prompts that it has in the full run.
+
+    Args:
+        samples: From `load`, in any order.
+        num_fewshot: Solved problems of the train split before the question, 0 to 8.
+        data: Where the train split comes from, as in `load`; read only for num_fewshot > 0.
+
+    Raises:
+        ValueError: num_fewshot is out of range.
+        DataError: The train split cannot be read or is too small.
+    """
+    if not 0 <= num_fewshot <= MAX_FEWSHOT:
+        raise ValueError(f"gsm8k: num_fewshot must be 0 to {MAX_FEWSHOT}, got {num_fewshot}")
+    questions = [_question(sample.fields["question"]) for sample in samples]
+    if num_fewshot == 0 or not samples:
+        return [Prompt(question, UNTIL) for question in questions]
+    solved = [f"{_question(row['question'])} {row['answer']}" for row in read("gsm8k_train", data)]
+    if len(solved) < num_fewshot:
+        raise DataError(f"gsm8k_train: {num_fewshot} shots need as many rows, got {len(solved)}")
+    positions = [int(sample.sample_id) for sample in samples]
+    random = Random(FEWSHOT_SEED)
+    draws = [random.sample(range(len(solved)), num_fewshot) for _ in range(max(positions) + 1)]
+    return [
+        Prompt("\n\n".join([*(solved[shot] for shot in draws[position]), question]), UNTIL)
+        for position, question in zip(positions, questions, strict=True)
+    ]
+
+
+def prompts_resampled(
+    samples: Sequence[Sample], num_fewshot: int = 0, data: Path | None = None
+) -> list[Prompt]:
+    """The resampled problems in GSM8K's zero-shot words.
+
+    Raises:
+        ValueError: num_fewshot is not 0: the problems are variants of the examples.
+    """
+    if num_fewshot:
+        raise ValueError(f"gsm8k-resampled: num_fewshot must be 0, got {num_fewshot}")
+    return prompts(samples, 0, data)
+
+
+def score(sample: Sample, output: str, scorer: Scorer | None = None) -> Score:
+    """Scores one output by both filters; never raises, whatever the text.
+
+    `answer` is the flexible filter's number in normal form, None where there is none.
+    """
+    gold = normalise(sample.fields["answer"])
+    strict, flexible = extract_strict(output), extract_flexible(output)
+    answer = None if flexible is None else normalise(flexible)
+    metrics = {
+        "strict": float(strict is not None and normalise(strict) == gold),
+        "flexible": float(answer == gold),
+    }
+    return Score(answer == gold, metrics["flexible"], answer, metrics)
+
+
+def extract_strict(text: str) -> str | None:
+    """The number after the first `#### `; lm-eval's filter `strict-match`."""
+    match = _STRICT.search(text)
+    return None if match is None else match[1]
+
+
+def extract_flexible(text: str) -> str | None:
+    """The last number of the text; lm-eval's filter `flexible-extract`."""
+    last = None
+    for match in _FLEXIBLE.finditer(text):
+        last = match[0]
+    return last
+
+
+def normalise(answer: str) -> str:
+    """What lm-eval compares: no commas, no dollars, only what follows `#### `, no last dot."""
+    bare = answer.replace(",", "").replace("$", "").rpartition("#### ")[2]
+    return re.sub(r"\.$", "", bare).lower()
+
+
+def _question(question: str) -> str:
+    return f"Question: {question}\nAnswer:"
+
+
+def aggregate(scores: Sequence[Score]) -> dict[str, float]:
+    """The share of right answers by each filter, in 0 to 1; empty without scores."""
+    if not scores:
+        return {}
+    return {
+        name: sum(score.metrics[name] for score in scores) / len(scores)
+        for name in ("strict", "flexible")
+    }
+
+
+TASKS = (
+    Task(
+        name="gsm8k",
+        version="1",
+        load=load,
+        prompts=prompts,
+        score=score,
+        aggregate=aggregate,
+        has_answer=True,
+        max_fewshot=MAX_FEWSHOT,
+    ),
+    Task(
+        name="gsm8k-resampled",
+        version="1",
+        load=load_resampled,
+        prompts=prompts_resampled,
+        score=score,
+        aggregate=aggregate,
+        has_answer=True,
+    ),
+)

@@ -1,0 +1,98 @@
+"""What a task is: four functions over frozen dataclasses.
+
+A task turns its data into samples, samples into prompts (once, in document order, before any
+sharding), one output text into a score, and the scores of a cell into the task's aggregates.
+It knows nothing of models, decoders or Ray.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One item of a benchmark."""
+
+    sample_id: str
+    """Stable within the task: the position in the official file, or its own id."""
+    target: str | None
+    """The reference answer as text; None where there is no single one."""
+    category: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """The columns that `prompts` and `score` need, JSON-serialisable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is given for one sample."""
+
+    text: str
+    until: tuple[str, ...]
+    """Stop strings: the output ends before the first of them."""
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What an output is worth."""
+
+    correct: bool | None
+    """None where the task has no right answer, or where the answer was not checked."""
+    score: float | None = None
+    """The headline number of the sample; for right-or-wrong tasks 1.0 or 0.0."""
+    answer: str | None = None
+    """What the main filter extracted."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    executed: bool = True
+    """False: the output is a program and nothing ran it; the row says `not_executed`."""
+    category: str | None = None
+    """The sample's, for aggregates by category."""
+
+
+class LogLikelihood(NamedTuple):
+    """Of a continuation under a causal scorer: sum of natural logs, and over how many tokens."""
+
+    logprob: float
+    tokens: int
+
+
+Scorer = Callable[[str, str], LogLikelihood]
+"""Maps (prefix, continuation) to the continuation's log-likelihood."""
+
+
+class ScoreFunction(Protocol):
+    def __call__(self, sample: Sample, output: str, scorer: Scorer | None = None) -> Score: ...
+
+
+class LoadFunction(Protocol):
+    def __call__(self, data: Path | None = None) -> list[Sample]: ...
+
+
+class PromptFunction(Protocol):
+    def __call__(
+        self, samples: Sequence[Sample], num_fewshot: int = 0, data: Path | None = None
+    ) -> list[Prompt]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A benchmark as Unmask runs it."""
+
+    name: str
+    version: str
+    """Rises whenever prompts, filters or metrics change: part of every cell's identity."""
+    load: LoadFunction
+    prompts: PromptFunction
+    score: ScoreFunction
+    aggregate: Callable[[Sequence[Score]], dict[str, float]]
+    has_answer: bool
+    """Whether an output can be right or wrong, so that convergence over steps is defined."""
+    needs_scorer: bool = False
+    """Whether `score` wants a causal model's log-likelihoods."""
+    max_fewshot: int = 0
