@@ -1,0 +1,187 @@
+"""One row for each cell: what it got right and what it cost, with intervals and n.
+
+Ends of intervals stand beside their number as `<name>_low` and `<name>_high`. NaN means that
+there is nothing to say (a task without a right answer has no accuracy).
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.load import Run
+from reports.schema import STATUSES
+from reports.statistics import FloatArray, Interval, mean, perplexity, rate, wilson
+
+AUTOREGRESSIVE = "ar"
+"""The decoder that speed is measured against."""
+
+MIXED = "mixed"
+"""The device or slot count of a cell whose rows do not agree on one."""
+
+FAILED = ("error", "timeout", "quarantined")
+CHANCE = {"mmlu": 0.25}
+"""What guessing gets right, where a task offers choices."""
+
+SETTINGS = (
+    "cell_id",
+    "task",
+    "model",
+    "decoder",
+    "decoder_config",
+    "steps",
+    "gen_length",
+    "mode",
+    "num_fewshot",
+)
+_NOT_A_VARIANT = ("name", "decoder", "steps")
+
+
+def cell_table(run: Run) -> pd.DataFrame:
+    """Every cell in the order of the run: settings, counts, quality, cost.
+
+    - rows and one column a status; `scored` rows have a verdict, `right` of them are correct;
+    - `accuracy` = right / scored, Wilson. `accuracy_failed_as_wrong` = right / (scored + failed);
+    - `perplexity` = exp(sum nll / sum tokens) of the `texts` with a likelihood, `entropy` their
+      mean unigram entropy in nats, bootstrap over samples;
+    - `samples_per_s`, `tokens_per_s`: decoded samples, generated tokens over the sum of decode_s,
+      which is the rate of one worker; `latency_s`: median wall seconds in a slot;
+    - `nfe`, `token_forwards`: means a sample; `tokens_per_forward`: sum of generated tokens over
+      sum of NFE.
+    """
+    groups = dict(list(run.samples.groupby("cell_id", sort=False)))
+    nothing = run.samples.iloc[:0]
+    rows = [_row(cell, groups.get(cell["cell_id"], nothing)) for cell in records(run.cells)]
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return table
+    table["variant"] = _variants(table)
+    table["series"] = [
+        series_name(row["model"], row["decoder"], row["variant"]) for row in records(table)
+    ]
+    # A cell measured in both modes decodes the same tokens; quality is shown once.
+    table["shown"] = table["mode"] == table.groupby(["task", "series"])["mode"].transform(
+        lambda modes: "throughput" if (modes == "throughput").any() else modes.iloc[0]
+    )
+    return table
+
+
+def series_name(model: str, decoder: str, variant: str) -> str:
+    """What a line in a chart is called; the autoregressive decoder goes without saying."""
+    name = model if decoder == AUTOREGRESSIVE else f"{model} · {decoder}"
+    return f"{name} ({variant})" if variant else name
+
+
+def decoded(samples: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose cost counts: decoding ended, whether or not the output could be scored."""
+    done = samples["status"].isin(["ok", "not_executed"]) & (samples["decode_s"] > 0)
+    return samples[done]
+
+
+def numbers(column: "pd.Series[Any]") -> FloatArray:
+    """A column as float64, nulls as NaN."""
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def metric(samples: pd.DataFrame, name: str) -> FloatArray:
+    """One entry of the `metrics` maps, NaN where it is absent."""
+    return np.array(
+        [(found or {}).get(name, np.nan) for found in samples["metrics"]], dtype=np.float64
+    )
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dicts."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _row(cell: dict[str, Any], samples: pd.DataFrame) -> dict[str, Any]:
+    statuses = samples["status"].value_counts()
+    row: dict[str, Any] = {name: cell[name] for name in SETTINGS}
+    row["is_ar"] = cell["decoder"] == AUTOREGRESSIVE
+    for name in ("device", "dtype", "slots"):
+        row[name] = _only(samples[name])
+    row["rows"] = len(samples)
+    row.update({status: int(statuses.get(status, 0)) for status in STATUSES})
+    row.update(_quality(samples))
+    row.update(_cost(decoded(samples)))
+    return row
+
+
+def _only(column: "pd.Series[Any]") -> Any:
+    """The column's one value; None where it has none, MIXED where it has several."""
+    values = column.dropna().unique().tolist()
+    if len(values) > 1:
+        return MIXED
+    value = values[0] if values else None
+    return int(value) if isinstance(value, float) else value
+
+
+def _quality(samples: pd.DataFrame) -> dict[str, Any]:
+    verdicts = samples["correct"].dropna()
+    right, scored = int(verdicts.sum()), len(verdicts)
+    failed = int(samples["status"].isin(FAILED).sum())
+    row: dict[str, Any] = {"scored": scored, "right": right}
+    row.update(_spread("accuracy", wilson(right, scored)))
+    row["accuracy_failed_as_wrong"] = right / (scored + failed) if scored else np.nan
+    nll, tokens = metric(samples, "nll"), metric(samples, "scored_tokens")
+    known = np.isfinite(nll) & (tokens > 0)
+    row["texts"] = int(known.sum())
+    row.update(_spread("perplexity", perplexity(nll[known], tokens[known])))
+    row.update(_spread("entropy", mean(metric(samples, "unigram_entropy_nats")[known])))
+    return row
+
+
+def _cost(samples: pd.DataFrame) -> dict[str, Any]:
+    seconds = numbers(samples["decode_s"])
+    tokens = numbers(samples["generated_tokens"])
+    forwards = numbers(samples["nfe"])
+    row: dict[str, Any] = {"timed": len(samples)}
+    row.update(_spread("samples_per_s", rate(np.ones_like(seconds), seconds)))
+    row.update(_spread("tokens_per_s", rate(tokens, seconds)))
+    row["latency_s"] = float(samples["latency_s"].median()) if len(samples) else np.nan
+    row["nfe"] = float(forwards.mean()) if len(samples) else np.nan
+    row["token_forwards"] = (
+        float(numbers(samples["token_forwards"]).mean()) if len(samples) else np.nan
+    )
+    row["tokens_per_forward"] = tokens.sum() / forwards.sum() if forwards.sum() > 0 else np.nan
+    return row
+
+
+def _spread(name: str, interval: Interval) -> dict[str, float]:
+    """An interval as three columns."""
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _variants(table: pd.DataFrame) -> list[str]:
+    """What tells cells apart that share task, model, decoder, mode and step budget.
+
+    A line in a chart is one decoder over its step budgets. Settings are named only where a
+    sweep has two cells at one budget (two thresholds, two block lengths); a block length that
+    merely follows the budget does not split the line.
+    """
+    names = [""] * len(table)
+    configs = [_settings(row) for row in records(table)]
+    for _, group in table.reset_index(drop=True).groupby(["task", "model", "decoder", "mode"]):
+        if not group["steps"].duplicated().any():
+            continue
+        keys = sorted({key for at in group.index for key in configs[at]})
+        for key in keys:
+            values = {at: configs[at].get(key) for at in group.index}
+            if len({str(value) for value in values.values()}) > 1:
+                for at, value in values.items():
+                    names[at] += f"{', ' if names[at] else ''}{key}={value}"
+    return names
+
+
+def _settings(row: dict[str, Any]) -> dict[str, Any]:
+    """A cell's decoder settings that may tell it from another of the same budget."""
+    try:
+        config = json.loads(row["decoder_config"])
+    except ValueError:
+        config = {}
+    settings = dict(config) if isinstance(config, dict) else {}
+    settings["gen_length"] = row["gen_length"]
+    settings["num_fewshot"] = row["num_fewshot"]
+    return {key: value for key, value in settings.items() if key not in _NOT_A_VARIANT}

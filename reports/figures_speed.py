@@ -1,0 +1,214 @@
+"""The charts of speed: against the autoregressive baseline, and accuracy against speed."""
+
+from math import log10
+
+import pandas as pd
+
+from reports.cells import MIXED, records
+from reports.plot import (
+    AR_KEY,
+    Chart,
+    Figure,
+    Key,
+    Panel,
+    counted,
+    labelled,
+    layout,
+    line,
+    log_ticks,
+    percent_axis,
+    series_styles,
+    steps_axis,
+    whiskers,
+)
+from reports.speed import Speedup
+from reports.text import between, figures3, percent, plot_text, times
+
+
+def _ratio_ticks(values: list[float]) -> Figure:
+    low, high = min([*values, 0.7]) / 1.3, max([*values, 1.4]) * 1.3
+    ticks = log_ticks(low, high, 10)
+    return {
+        "type": "log",
+        "range": [log10(low), log10(high)],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}×" for tick in ticks],
+    }
+
+
+def speedup_chart(cells: pd.DataFrame, compared: dict[str, Speedup], mode: str) -> Chart:
+    """Speed as a multiple of the autoregressive baseline's against step budget."""
+    here = cells[(cells["mode"] == mode) & ~cells["is_ar"]] if len(cells) else cells
+    known = {key: value for key, value in compared.items() if value.why_not is None}
+    here = here[here["cell_id"].isin(known.keys())] if len(here) else here
+    if not len(here):
+        return Chart(f"speedup-{mode}", (), ())
+    styles = series_styles(cells)
+    everything = [
+        end
+        for cell_id in here["cell_id"]
+        for interval in (known[cell_id].samples, known[cell_id].tokens)
+        for end in (interval.value, interval.low, interval.high)
+        if end > 0
+    ]
+    panels = []
+    for task in dict.fromkeys(here["task"]):
+        rows = here[here["task"] == task]
+        budgets = [int(steps) for steps in rows["steps"]]
+        y = {**_ratio_ticks(everything), "title": {"text": "times AR's speed (log)", "standoff": 4}}
+        figure: Figure = {"data": [], "layout": layout(steps_axis(budgets), y)}
+        figure["layout"]["shapes"].append(
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": 1,
+                "y1": 1,
+                "line": {"color": "var(--ar)", "width": 2, "dash": "longdash"},
+            }
+        )
+        for at, (name, key) in enumerate(styles.items()):
+            mine = rows[rows["series"] == name].sort_values("steps")
+            _speedup_lines(figure, mine, known, key, at)
+        against = ", ".join(sorted({str(known[c].baseline) for c in rows["cell_id"]}))
+        pairs = min(known[c].samples.n for c in rows["cell_id"])
+        panels.append(Panel(task, f"against {against}; {counted(pairs, 'pairs')}", figure))
+    used = {name: key for name, key in styles.items() if name in set(here["series"])}
+    keys = [
+        labelled(key, f"{name}, {unit}", open=unit == "tokens/s", dash=dash)
+        for name, key in used.items()
+        for unit, dash in (("samples/s", key.dash), ("tokens/s", "dot"))
+    ]
+    keys.append(labelled(AR_KEY, "1×: as fast as autoregressive"))
+    return Chart(f"speedup-{mode}", tuple(keys), tuple(panels))
+
+
+def _speedup_lines(
+    figure: Figure, rows: pd.DataFrame, known: dict[str, Speedup], key: Key, at: int
+) -> None:
+    for unit, open_marker, nudge in (("samples", False, 0.97), ("tokens", True, 1.03)):
+        intervals = [getattr(known[cell_id], unit) for cell_id in rows["cell_id"]]
+        if not intervals:
+            continue
+        look = labelled(key, unit, open=open_marker, dash="dot" if open_marker else key.dash)
+        steps = rows["steps"].tolist()
+        hover = [
+            f"{plot_text(key.label)}, {step} steps<br>{times(interval.value)} AR's {unit}/s "
+            f"{between(interval.low, interval.high, times)}<br>{counted(interval.n, 'pairs')}"
+            for step, interval in zip(steps, intervals, strict=True)
+        ]
+        figure["data"].append(
+            line(
+                look,
+                [step * nudge * (1 + 0.05 * at) for step in steps],
+                [interval.value for interval in intervals],
+                hover,
+                error_y=whiskers(
+                    look,
+                    [interval.value for interval in intervals],
+                    [interval.low for interval in intervals],
+                    [interval.high for interval in intervals],
+                ),
+            )
+        )
+
+
+def frontier_chart(cells: pd.DataFrame, mode: str) -> Chart:
+    """Accuracy against samples/s on one device, a panel a task; up and right is better."""
+    name = f"frontier-{mode}"
+    here = cells[(cells["mode"] == mode) & (cells["scored"] > 0)] if len(cells) else cells
+    here = here[here["samples_per_s"] > 0] if len(here) else here
+    # Points of several devices or slot counts would not be comparable.
+    places = here[["device", "slots"]].drop_duplicates() if len(here) else here
+    if len(places) != 1 or (places == MIXED).to_numpy().any():
+        return Chart(name, (), ())
+    styles = series_styles(cells)
+    low, high = here["samples_per_s"].min() / 1.6, here["samples_per_s"].max() * 1.6
+    ticks = log_ticks(low, high, 10)
+    x = {
+        "type": "log",
+        "range": [log10(low), log10(high)],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:g}" for tick in ticks],
+        "title": {"text": "samples/s a worker (log scale)", "standoff": 8},
+    }
+    panels = []
+    for task in dict.fromkeys(here.loc[~here["is_ar"], "task"]):
+        figure: Figure = {"data": [], "layout": layout(x, percent_axis("accuracy"))}
+        rows = here[here["task"] == task]
+        _frontier(figure, rows, low)
+        for series, key in styles.items():
+            _points(figure, rows[rows["series"] == series].sort_values("steps"), key)
+        look = labelled(AR_KEY, "", marker="star")
+        _points(figure, rows[rows["is_ar"]], look)
+        note = counted(int(rows["scored"].min()), "samples a point")
+        panels.append(Panel(task, note, figure))
+    if not panels:
+        return Chart(name, (), ())
+    keys = [
+        labelled(key, f"{series}, numbers are step budgets")
+        for series, key in styles.items()
+        if series in set(here["series"])
+    ]
+    for series in dict.fromkeys(here.loc[here["is_ar"], "series"]):
+        keys.append(labelled(AR_KEY, f"{series}, autoregressive", marker="star", dash="none"))
+    keys.append(
+        Key(
+            "frontier: nothing measured is both faster and better",
+            "var(--muted)",
+            None,
+            "dot",
+            thin=True,
+        )
+    )
+    return Chart(name, tuple(keys), tuple(panels))
+
+
+def frontier(rows: pd.DataFrame) -> pd.DataFrame:
+    """The cells that no other cell beats in both samples/s and accuracy, slowest first."""
+    ordered = rows.sort_values(["samples_per_s", "accuracy"], ascending=False)
+    best = ordered["accuracy"].cummax().shift(fill_value=-1.0)
+    return ordered[ordered["accuracy"] > best].iloc[::-1]
+
+
+def _frontier(figure: Figure, rows: pd.DataFrame, left: float) -> None:
+    edge = frontier(rows)
+    x = [left, *edge["samples_per_s"].tolist()]
+    y = edge["accuracy"].tolist()
+    figure["data"].append(
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [*x, x[-1]],
+            "y": [y[0], *y, 0.0],
+            "line": {"color": "var(--muted)", "dash": "dot", "width": 1.4, "shape": "vh"},
+            "hoverinfo": "skip",
+        }
+    )
+
+
+def _points(figure: Figure, rows: pd.DataFrame, key: Key) -> None:
+    if not len(rows):
+        return
+    values = rows["accuracy"].tolist()
+    hover = [
+        f"{plot_text(cell['series'])}, {cell['steps']} steps<br>accuracy "
+        f"{percent(cell['accuracy'])} "
+        f"{between(cell['accuracy_low'], cell['accuracy_high'], percent)}<br>"
+        f"{figures3(cell['samples_per_s'])} samples/s "
+        f"{between(cell['samples_per_s_low'], cell['samples_per_s_high'])}<br>"
+        f"{counted(int(cell['scored']), 'samples')}"
+        for cell in records(rows)
+    ]
+    drawn = line(key, rows["samples_per_s"].tolist(), values, hover)
+    drawn["error_y"] = whiskers(
+        key, values, rows["accuracy_low"].tolist(), rows["accuracy_high"].tolist()
+    )
+    if not rows["is_ar"].any():
+        drawn["mode"] = "lines+markers+text"
+        drawn["text"] = [str(steps) for steps in rows["steps"]]
+        drawn["textposition"] = "top right"
+        drawn["textfont"] = {"size": 11, "color": "var(--ink)"}
+        drawn["line"]["width"] = 1
+    figure["data"].append(drawn)

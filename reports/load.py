@@ -1,0 +1,167 @@
+"""Reading a finished run directory.
+
+Only the files that `_SUCCESS.json` lists are read, and only if they are what it says. The
+light columns are read at once; texts and traces when a report asks for them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from reports.schema import SCHEMA_VERSION, TABLES
+
+HEAVY = ("prompt", "target", "output_text", "output_ids", "commit_steps", "prompt_sha256")
+"""Columns of `samples` that no chart needs; `Run.texts` reads the text ones for a few rows."""
+
+TEXT = ("sid", "prompt", "target", "output_text")
+TRACE = ("sid", "step", "correct")
+
+
+class ReportError(Exception):
+    """A run that no report can be made from: says what is wrong and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run."""
+
+    path: Path
+    success: dict[str, Any]
+    """`_SUCCESS.json`: counts, files, when and how long."""
+    about: dict[str, Any]
+    """`run.json`: the resolved config, models, versions and hardware."""
+    samples: pd.DataFrame
+    """The samples table without its HEAVY columns."""
+    cells: pd.DataFrame
+    files: dict[str, tuple[Path, ...]] = field(repr=False)
+
+    @property
+    def run_id(self) -> str:
+        return str(self.success["run_id"])
+
+    def texts(self, sids: Iterable[str]) -> pd.DataFrame:
+        """Prompt, target and output of these samples, indexed by sid."""
+        return self._rows("samples", TEXT, sids).set_index("sid")
+
+    def traces(self, sids: Iterable[str]) -> pd.DataFrame:
+        """Columns TRACE of these samples' steps, in no particular order."""
+        return self._rows("steps", TRACE, sids)
+
+    def traced(self) -> frozenset[str]:
+        """The sids that have step rows."""
+        sids: set[str] = set()
+        for path in self.files["steps"]:
+            sids.update(pq.read_table(path, columns=["sid"])["sid"].unique().to_pylist())
+        return frozenset(sids)
+
+    def _rows(self, table: str, columns: Sequence[str], sids: Iterable[str]) -> pd.DataFrame:
+        wanted = pa.array(list(sids), pa.string())
+        empty = pa.schema([TABLES[table].field(name) for name in columns]).empty_table()
+        parts = [empty]
+        for path in self.files[table]:
+            part = pq.read_table(path, columns=list(columns))
+            parts.append(part.filter(pc.is_in(part["sid"], value_set=wanted)))
+        frame: pd.DataFrame = pa.concat_tables(parts, promote_options="default").to_pandas()
+        return frame
+
+
+def load(run_dir: Path) -> Run:
+    """Reads a run directory, or raises ReportError with what to do."""
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise ReportError(f"{run_dir} is not a directory: give the directory of a run")
+    success = _json(
+        run_dir / "_SUCCESS.json",
+        missing=f"{run_dir} holds no finished run (it has no _SUCCESS.json): run the same command "
+        "again, it computes only what is missing",
+    )
+    version = success.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ReportError(
+            f"{run_dir} was written with schema version {version!r}, this report reads "
+            f"{SCHEMA_VERSION}: use the version of the program that made the run"
+        )
+    about = _json(
+        run_dir / "run.json",
+        missing=f"{run_dir} has no run.json, which says what was run: copy the whole directory",
+    )
+    files = _listed_files(run_dir, success)
+    light = [name for name in TABLES["samples"].names if name not in HEAVY]
+    return Run(
+        path=run_dir,
+        success=success,
+        about=about,
+        samples=_read("samples", files, light),
+        cells=_read("cells", files, TABLES["cells"].names),
+        files=files,
+    )
+
+
+def _json(path: Path, missing: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ReportError(missing) from None
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ReportError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _listed_files(run_dir: Path, success: dict[str, Any]) -> dict[str, tuple[Path, ...]]:
+    """The files by table, each checked against its entry."""
+    files: dict[str, list[Path]] = {table: [] for table in TABLES}
+    for entry in _entries(run_dir, success):
+        table, name = entry["table"], PurePosixPath(entry["path"])
+        if table not in files:
+            continue
+        if name.is_absolute() or ".." in name.parts:
+            raise ReportError(f"_SUCCESS.json lists {name}, which lies outside of {run_dir}")
+        files[table].append(_checked(run_dir / name, table, entry))
+    return {table: tuple(paths) for table, paths in files.items()}
+
+
+def _entries(run_dir: Path, success: dict[str, Any]) -> list[dict[str, Any]]:
+    entries = success.get("files")
+    needed = {"table", "path", "sha256"}
+    if isinstance(entries, list) and all(
+        isinstance(entry, dict) and needed <= entry.keys() for entry in entries
+    ):
+        return entries
+    raise ReportError(f"{run_dir / '_SUCCESS.json'} does not list the files of the run")
+
+
+def _checked(path: Path, table: str, entry: dict[str, Any]) -> Path:
+    again = "delete the file and run the same command again"
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ReportError(
+            f"{path} is listed in _SUCCESS.json and cannot be read: {error}"
+        ) from error
+    if digest != entry["sha256"]:
+        raise ReportError(f"{path} is not the file that _SUCCESS.json lists (sha256): {again}")
+    present = pq.read_schema(path).names
+    absent = [name for name in TABLES[table].names if name not in present]
+    if absent:
+        raise ReportError(f"{path} lacks the columns {', '.join(absent)} of {table}: {again}")
+    return path
+
+
+def _read(table: str, files: dict[str, tuple[Path, ...]], columns: Sequence[str]) -> pd.DataFrame:
+    """These columns of a table; maps become dicts."""
+    parts = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]
+    parts += [pq.read_table(path, columns=list(columns)) for path in files[table]]
+    joined = pa.concat_tables(parts, promote_options="permissive")
+    frame: pd.DataFrame = joined.to_pandas(maps_as_pydicts="strict")
+    return frame

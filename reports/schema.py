@@ -1,0 +1,125 @@
+"""The result tables: the one place where their columns are written.
+
+A run directory holds three tables, each a folder of zstd Parquet files that pandas, DuckDB
+and `datasets` read as they are:
+
+- `samples`: one row for each (cell, sample): the identity `sid`, what came out, what it cost.
+- `steps`: one row for each denoising step of a traced sample.
+- `cells`: one row for each cell of the sweep: its settings and the task's own aggregates.
+
+Nothing here imports the rest of the project, so that a report can be made wherever the
+Parquet files are.
+"""
+
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "error", "timeout", "quarantined", "not_executed"]
+STATUSES: tuple[str, ...] = get_args(Status)
+"""`ok`: decoded and scored. `not_executed`: decoded, but its program was not run (no sandbox),
+so `correct` is null. The others carry the reason in `error` and have no output."""
+
+SAMPLES = pa.schema(
+    [
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("cell_id", pa.string(), nullable=False),
+        # Digest of cell, sample, prompt and seed: the identity of the row, for ever.
+        pa.field("sid", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("category", pa.string()),  # MMLU subject; null where a task has none
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("decoder", pa.string(), nullable=False),  # recipe name: llada, ar, ...
+        # Step budget. For `ar` one forward writes one token, so it is gen_length.
+        pa.field("steps", pa.int32(), nullable=False),
+        pa.field("gen_length", pa.int32(), nullable=False),  # canvas positions
+        pa.field("block_length", pa.int32()),  # null for ar
+        pa.field("mode", pa.string(), nullable=False),  # throughput | latency
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # one of STATUSES
+        pa.field("error", pa.string()),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("target", pa.string()),
+        pa.field("prompt_sha256", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("output_text", pa.string()),  # up to EOS or the first stop string
+        pa.field("output_ids", pa.list_(pa.int32())),  # the whole canvas, EOS filling included
+        pa.field("generated_tokens", pa.int32()),  # up to EOS or the stop, never the prompt
+        pa.field("nfe", pa.int32()),  # forward passes that this sample took part in
+        pa.field("nfe_block", pa.int32()),  # of these, passes over a block against cached K/V
+        pa.field("nfe_ar", pa.int32()),  # of these, causal passes of an autoregressive model
+        pa.field("token_forwards", pa.int64()),  # positions pushed through the model, summed
+        # Device-synchronised seconds of decoding, as this sample's share: a forward's time is
+        # divided over the rows in it by their positions. Sums to the engine's busy time.
+        pa.field("decode_s", pa.float64()),
+        # Wall seconds from entering a slot to leaving it. Equals decode_s in latency mode.
+        pa.field("latency_s", pa.float64()),
+        pa.field("tokens_per_forward", pa.float64()),  # generated_tokens / nfe
+        pa.field("correct", pa.int8()),  # 1, 0, or null where the task has no right answer
+        pa.field("score", pa.float64()),  # the task's headline number for this sample
+        pa.field("answer", pa.string()),  # what the filter extracted
+        pa.field("metrics", pa.map_(pa.string(), pa.float64())),  # e.g. both GSM8K filters
+        # Convergence, in steps counted from 1; null where there is no trace or no answer.
+        pa.field("first_correct_step", pa.int32()),
+        pa.field("converged_step", pa.int32()),  # right from there on to the end
+        pa.field("last_change_step", pa.int32()),  # the answer changed there for the last time
+        pa.field("oscillated", pa.bool_()),  # right at some step, wrong at the end
+        pa.field("early_commit_step", pa.int32()),
+        pa.field("commit_steps", pa.list_(pa.int32())),  # per canvas position, from 1; 0: never
+        pa.field("drafted_tokens", pa.int32()),
+        pa.field("accepted_tokens", pa.int32()),
+        pa.field("device", pa.string()),
+        pa.field("dtype", pa.string()),
+        pa.field("slots", pa.int32()),
+        pa.field("worker", pa.string()),
+        pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ],
+    metadata={"unmask.table": "samples", "unmask.schema_version": str(SCHEMA_VERSION)},
+)
+
+STEPS = pa.schema(
+    [
+        pa.field("sid", pa.string(), nullable=False),
+        pa.field("step", pa.int32(), nullable=False),  # from 1
+        pa.field("nfe", pa.int32(), nullable=False),  # forwards taken up to and with this step
+        # What this step wrote: canvas positions, token ids and their confidence, aligned.
+        pa.field("committed", pa.list_(pa.int32()), nullable=False),
+        pa.field("tokens", pa.list_(pa.int32()), nullable=False),
+        pa.field("confidence", pa.list_(pa.float32()), nullable=False),
+        pa.field("masked_left", pa.int32(), nullable=False),
+        # The answer if decoding stopped here: masks filled with this step's best tokens.
+        pa.field("answer", pa.string()),
+        pa.field("correct", pa.int8()),
+        pa.field("top2_gap", pa.float32()),  # mean logit gap over the masked positions
+        pa.field("entropy", pa.float32()),  # mean entropy there, nats
+        pa.field("elapsed_s", pa.float64(), nullable=False),  # decode_s up to and with this step
+    ],
+    metadata={"unmask.table": "steps", "unmask.schema_version": str(SCHEMA_VERSION)},
+)
+
+CELLS = pa.schema(
+    [
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("cell_id", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("task_version", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("model_digest", pa.string(), nullable=False),
+        pa.field("decoder", pa.string(), nullable=False),
+        pa.field("decoder_config", pa.string(), nullable=False),  # JSON, every setting
+        pa.field("decoder_fingerprint", pa.string(), nullable=False),
+        pa.field("steps", pa.int32(), nullable=False),
+        pa.field("gen_length", pa.int32(), nullable=False),
+        pa.field("mode", pa.string(), nullable=False),
+        pa.field("num_fewshot", pa.int32(), nullable=False),
+        pa.field("n", pa.int64(), nullable=False),  # rows of the cell
+        pa.field("statuses", pa.map_(pa.string(), pa.int64()), nullable=False),
+        pa.field("metrics", pa.map_(pa.string(), pa.float64()), nullable=False),
+    ],
+    metadata={"unmask.table": "cells", "unmask.schema_version": str(SCHEMA_VERSION)},
+)
+
+TABLES = {"samples": SAMPLES, "steps": STEPS, "cells": CELLS}

@@ -1,0 +1,111 @@
+"""Speed against autoregression, on the same samples and never across devices or modes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from reports.cells import MIXED, decoded, numbers
+from reports.load import Run
+from reports.statistics import NOTHING, Interval, paired_rate_ratio, paired_share_ratio
+
+_ALIKE = (("mode", "mode"), ("device", "device"), ("slots", "slot count"))
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """A cell's speed as a multiple of its autoregressive baseline's."""
+
+    cell_id: str
+    baseline_id: str | None
+    baseline: str | None
+    """The baseline's model."""
+    samples: Interval
+    """Samples/s over samples/s, the same sample ids on both sides."""
+    tokens: Interval
+    """Generated tokens/s over generated tokens/s, the same sample ids on both sides."""
+    why_not: str | None
+    """Why there is no comparison; None where there is one."""
+
+
+def speedups(run: Run, cells: pd.DataFrame) -> dict[str, Speedup]:
+    """For each cell that is not autoregressive itself, by cell_id.
+
+    The baseline is the autoregressive cell of the same task, mode, device and slots that shares
+    the most decoded sample ids (of several: the same canvas length first, then by name).
+    """
+    if cells.empty:
+        return {}
+    rows = {
+        str(cell_id): group.set_index("sample_id")
+        for cell_id, group in decoded(run.samples).groupby("cell_id", sort=False)
+    }
+    nothing = run.samples.iloc[:0].set_index("sample_id")
+    found = {}
+    for _, cell in cells[~cells["is_ar"]].iterrows():
+        mine = rows.get(cell["cell_id"], nothing)
+        references = cells[cells["is_ar"] & (cells["task"] == cell["task"])]
+        found[str(cell["cell_id"])] = _speedup(cell, mine, references, rows)
+    return found
+
+
+def _speedup(
+    cell: "pd.Series[str]",
+    mine: pd.DataFrame,
+    references: pd.DataFrame,
+    rows: dict[str, pd.DataFrame],
+) -> Speedup:
+    cell_id = str(cell["cell_id"])
+    if references.empty:
+        return _none(cell_id, "no autoregressive cell for this task")
+    alike = references
+    for column, word in _ALIKE:
+        if pd.isna(cell[column]) or cell[column] == MIXED:
+            known = "unknown" if pd.isna(cell[column]) else "not the same for all its rows"
+            return _none(cell_id, f"its {word} is {known}")
+        kept = alike[alike[column] == cell[column]]
+        if kept.empty:
+            theirs = ", ".join(sorted({str(value) for value in alike[column]}))
+            return _none(
+                cell_id,
+                f"the autoregressive baseline differs in {word}: {theirs}, not {cell[column]}",
+            )
+        alike = kept
+    candidates = []
+    for _, reference in alike.iterrows():
+        theirs_rows = rows.get(reference["cell_id"])
+        shared = 0 if theirs_rows is None else len(mine.index.intersection(theirs_rows.index))
+        same_length = reference["gen_length"] == cell["gen_length"]
+        candidates.append((-shared, not same_length, str(reference["model"]), reference["cell_id"]))
+    shared, _, model, baseline_id = min(candidates)
+    if shared == 0:
+        return _none(cell_id, "no sample was decoded by both")
+    both = mine.merge(rows[baseline_id], left_index=True, right_index=True, suffixes=("", "_ar"))
+    seconds, baseline_seconds = numbers(both["decode_s"]), numbers(both["decode_s_ar"])
+    ones = np.ones_like(seconds)
+    return Speedup(
+        cell_id=cell_id,
+        baseline_id=baseline_id,
+        baseline=model,
+        samples=paired_rate_ratio(ones, seconds, ones, baseline_seconds),
+        tokens=paired_rate_ratio(
+            numbers(both["generated_tokens"]),
+            seconds,
+            numbers(both["generated_tokens_ar"]),
+            baseline_seconds,
+        ),
+        why_not=None,
+    )
+
+
+def _none(cell_id: str, why: str) -> Speedup:
+    return Speedup(cell_id, None, None, NOTHING, NOTHING, why)
+
+
+def kept_accuracy(run: Run, cell_id: str, reference_id: str) -> Interval:
+    """Share of the reference cell's accuracy that a cell keeps, on the samples both scored."""
+    scored = run.samples[run.samples["correct"].notna()]
+    mine = scored[scored["cell_id"] == cell_id].set_index("sample_id")["correct"]
+    theirs = scored[scored["cell_id"] == reference_id].set_index("sample_id")["correct"]
+    both = pd.concat([mine, theirs], axis=1, join="inner", keys=["mine", "theirs"])
+    return paired_share_ratio(numbers(both["mine"]), numbers(both["theirs"]))

@@ -1,0 +1,156 @@
+"""The page's tables: each entry as text and as the value it is sorted by."""
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import pandas as pd
+
+from reports.cells import FAILED, records
+from reports.convergence import FRACTIONS, Convergence
+from reports.speed import Speedup
+from reports.statistics import SMALL_N, Interval
+from reports.terminal import counted_rows
+from reports.text import between, figures3, percent, times
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    help: str
+    number: bool = True
+
+
+@dataclass(frozen=True)
+class Entry:
+    text: str
+    spread: str = ""
+    """The interval, or a remark."""
+    order: float | str | None = None
+    """What the column is sorted by; None sorts last."""
+    flag: str = ""
+
+
+CELL_COLUMNS = (
+    Column("task", "benchmark", number=False),
+    Column("model · decoder", "and what tells it from others of its kind", number=False),
+    Column("steps", "step budget; for ar the most tokens it may write"),
+    Column("n", "rows with a verdict (or timed, where there is none) of all rows"),
+    Column("accuracy or ppl", "share right with Wilson interval, or perplexity (lower is better)"),
+    Column("samples/s vs AR", "times the autoregressive baseline's, same samples"),
+    Column("tokens/s vs AR", "times the autoregressive baseline's, same samples"),
+    Column("samples/s", "decoded samples over the sum of decode_s: one worker's rate"),
+    Column("tokens/s", "generated tokens, up to EOS or stop, over the sum of decode_s"),
+    Column("latency, s", "median wall seconds in a slot"),
+    Column("NFE", "mean forward passes a sample"),
+    Column("token forwards", "mean positions pushed through the model a sample"),
+    Column("tokens/ forward", "generated tokens over forward passes"),
+)
+
+
+def cell_rows(cells: pd.DataFrame, compared: dict[str, Speedup]) -> list[list[Entry]]:
+    """The table of all cells, a row a cell, in the order of CELL_COLUMNS."""
+    modes = cells["mode"].nunique() if len(cells) else 0
+    return [_cell_row(cell, compared.get(cell["cell_id"]), modes > 1) for cell in records(cells)]
+
+
+def _cell_row(cell: dict[str, Any], speedup: Speedup | None, name_mode: bool) -> list[Entry]:
+    mode = cell["mode"] if name_mode else ""
+    return [
+        Entry(cell["task"], order=cell["task"]),
+        Entry(cell["series"], mode, f"{cell['series']} {mode}"),
+        Entry(str(cell["steps"]), order=cell["steps"]),
+        _count(cell),
+        _quality(cell),
+        *_against(cell, speedup),
+        _rate(cell, "samples_per_s"),
+        _rate(cell, "tokens_per_s"),
+        _number(cell["latency_s"]),
+        _number(cell["nfe"]),
+        _number(cell["token_forwards"]),
+        _number(cell["tokens_per_forward"]),
+    ]
+
+
+def _count(cell: dict[str, Any]) -> Entry:
+    n, rows = counted_rows(cell), cell["rows"]
+    text = str(n) if n == rows else f"{n}/{rows}"
+    return Entry(text, _failed(cell), n, "small n" if n < SMALL_N else "")
+
+
+def _failed(cell: dict[str, Any]) -> str:
+    failed = sum(int(cell[status]) for status in FAILED)
+    return f"{failed} failed" if failed else ""
+
+
+def _quality(cell: dict[str, Any]) -> Entry:
+    if cell["scored"]:
+        spread = between(cell["accuracy_low"], cell["accuracy_high"], percent)
+        flag = ""
+        if _failed(cell):
+            flag = f"{percent(cell['accuracy_failed_as_wrong'])} if failed = wrong"
+        text = percent(cell["accuracy"], int(cell["scored"]))
+        return Entry(text, spread, cell["accuracy"], flag)
+    if cell["texts"]:
+        spread = between(cell["perplexity_low"], cell["perplexity_high"])
+        return Entry(f"ppl {figures3(cell['perplexity'])}", spread, cell["perplexity"])
+    return Entry("not executed" if cell["not_executed"] else "–")
+
+
+def _number(value: float) -> Entry:
+    return Entry(figures3(value), order=value if isfinite(value) else None)
+
+
+def _rate(cell: dict[str, Any], name: str) -> Entry:
+    value = cell[name]
+    ends = between(cell[f"{name}_low"], cell[f"{name}_high"])
+    return Entry(figures3(value), ends, value if isfinite(value) else None)
+
+
+def _against(cell: dict[str, Any], speedup: Speedup | None) -> tuple[Entry, Entry]:
+    if cell["is_ar"]:
+        return Entry("AR"), Entry("AR")
+    if speedup is None or speedup.why_not is not None:
+        return Entry("–"), Entry("–")
+    return _times(speedup.samples), _times(speedup.tokens)
+
+
+def _times(interval: Interval) -> Entry:
+    ends = between(interval.low, interval.high, times)
+    return Entry(times(interval.value), ends, interval.value)
+
+
+CONVERGENCE_COLUMNS = (
+    Column("task", "benchmark", number=False),
+    Column("right", "finally right of the traced samples"),
+    *(
+        Column(f"by {name}", f"of the finally right: right for good by {name} of the budget")
+        for name in ("⅛", "¼", "½", "¾")
+    ),
+    Column("lost", "of the traced: right at some step, wrong at the end (oscillation)"),
+)
+
+
+def convergence_rows(traces: list[Convergence]) -> list[list[Entry]]:
+    """One row a traced line, in the order of CONVERGENCE_COLUMNS."""
+    several = len({trace.series for trace in traces}) > 1
+    return [
+        [
+            Entry(trace.task, trace.series if several else "", trace.task),
+            Entry(
+                f"{trace.right}/{trace.traced}",
+                "",
+                trace.right,
+                "small n" if trace.right < SMALL_N else "",
+            ),
+            *(_share(trace.at[fraction]) for fraction in FRACTIONS),
+            _share(trace.oscillated),
+        ]
+        for trace in traces
+    ]
+
+
+def _share(interval: Interval) -> Entry:
+    ends = between(interval.low, interval.high, percent)
+    order = interval.value if isfinite(interval.value) else None
+    return Entry(percent(interval.value), ends, order)

@@ -1,0 +1,111 @@
+"""The summary of a run for a terminal or a job's log: one line a cell."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from reports.cells import cell_table, records
+from reports.load import Run, load
+from reports.speed import Speedup, speedups
+from reports.text import between, figures3, percent, times, visible
+
+COLUMNS = ("model", "decoder", "mode", "steps", "n", "accuracy", "tok/fwd", "samples/s", "vs AR")
+LEFT = ("model", "decoder", "mode")
+SPARE = ("tok/fwd", "n", "samples/s")
+"""What a narrow terminal goes without, in this order, before any value is cut."""
+
+_ASCII = str.maketrans({"–": "-", "×": "x", "·": "-"})
+
+
+class Summary:
+    """A rich renderable: under each task's name its cells, in columns of ASCII text.
+
+    It reads the same on a terminal and in a log file: no value is wrapped or shortened, and
+    where the width does not suffice, whole columns are left out.
+    """
+
+    def __init__(self, groups: list[tuple[str, list[dict[str, str]]]]) -> None:
+        self.groups = groups
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yields one line at a time."""
+        widths, gap = self._columns(options.max_width)
+        yield Text(_line({name: name for name in widths}, widths, gap), style="bold", no_wrap=True)
+        for task, rows in self.groups:
+            yield Text(task, style="cyan", no_wrap=True)
+            for row in rows:
+                yield Text(_line(row, widths, gap), no_wrap=True, overflow="ignore")
+
+    def _columns(self, available: int) -> tuple[dict[str, int], str]:
+        """The columns to show with their widths, and what stands between two."""
+        rows = [row for _, group in self.groups for row in group]
+        widths = {
+            name: max(cell_len(name), *(cell_len(row[name]) for row in rows), 0)
+            for name in COLUMNS
+            if name != "mode" or len({row["mode"] for row in rows}) > 1
+        }
+        for name in SPARE:
+            if 1 + sum(widths.values()) + len(widths) <= available:
+                break
+            widths.pop(name, None)
+        gap = "  " if sum(widths.values()) + 2 * len(widths) <= available else " "
+        return widths, gap
+
+
+def summary(run: Path | Run) -> Summary:
+    """One row a cell: model, decoder, steps, n (with a verdict or timed, of all rows), accuracy
+    or perplexity with its interval, tokens a forward, samples/s a worker, and samples/s over the
+    autoregressive baseline's.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    cells = cell_table(run)
+    compared = speedups(run, cells)
+    groups: dict[str, list[dict[str, str]]] = {}
+    for cell in records(cells):
+        row = _row(cell, compared.get(cell["cell_id"]))
+        shown = {name: visible(text).translate(_ASCII) for name, text in row.items()}
+        groups.setdefault(visible(cell["task"]), []).append(shown)
+    return Summary(list(groups.items()))
+
+
+def counted_rows(cell: dict[str, Any]) -> int:
+    """The n of a cell's headline: rows with a verdict, else scored texts, else timed rows."""
+    return int(cell["scored"] or cell["texts"] or cell["timed"])
+
+
+def _row(cell: dict[str, Any], speedup: Speedup | None) -> dict[str, str]:
+    n = counted_rows(cell)
+    against = "AR" if cell["is_ar"] else times(speedup.samples.value) if speedup else "–"
+    return {
+        "model": cell["model"] + (f" ({cell['variant']})" if cell["variant"] else ""),
+        "decoder": cell["decoder"],
+        "mode": cell["mode"],
+        "steps": str(cell["steps"]),
+        "n": str(n) if n == cell["rows"] else f"{n}/{cell['rows']}",
+        "accuracy": _quality(cell),
+        "tok/fwd": figures3(cell["tokens_per_forward"]),
+        "samples/s": figures3(cell["samples_per_s"]),
+        "vs AR": against,
+    }
+
+
+def _quality(cell: dict[str, Any]) -> str:
+    """Accuracy with its interval, or perplexity, or why there is neither."""
+    if cell["scored"]:
+        ends = between(cell["accuracy_low"], cell["accuracy_high"], percent)
+        return f"{percent(cell['accuracy'], int(cell['scored']))} {ends}".rstrip()
+    if cell["texts"]:
+        ends = between(cell["perplexity_low"], cell["perplexity_high"])
+        return f"ppl {figures3(cell['perplexity'])} {ends}".rstrip()
+    return "not executed" if cell["not_executed"] else "–"
+
+
+def _line(row: dict[str, str], widths: dict[str, int], gap: str) -> str:
+    parts = []
+    for name, width in widths.items():
+        space = " " * (width - cell_len(row[name]))
+        parts.append(row[name] + space if name in LEFT else space + row[name])
+    return ("  " + gap.join(parts)).rstrip()

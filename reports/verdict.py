@@ -1,0 +1,129 @@
+"""The report's first sentences, computed from its numbers."""
+
+from typing import Any
+
+import pandas as pd
+
+from reports.cells import CHANCE, records
+from reports.convergence import Convergence
+from reports.load import Run
+from reports.speed import Speedup, kept_accuracy
+from reports.statistics import SMALL_N
+from reports.text import between, figures3, percent, times
+
+KEEPS = 0.9
+"""A smaller budget is named if it keeps at least this share of the full budget's accuracy."""
+
+FEW_RIGHT = 5
+"""With fewer right answers than this, nothing is said about steps."""
+
+
+def verdicts(
+    run: Run, cells: pd.DataFrame, traces: list[Convergence], compared: dict[str, Speedup]
+) -> list[tuple[str, list[str]]]:
+    """(task, a paragraph a line) for each task; those that say something about steps first."""
+    found = []
+    for task in dict.fromkeys(cells["task"]) if len(cells) else []:
+        here = cells[cells["task"] == task]
+        shown = here[here["shown"]]
+        largest = (
+            shown[~shown["is_ar"]]
+            .sort_values("steps", kind="stable")
+            .drop_duplicates("series", keep="last")
+        )
+        named: set[str] = set()
+        parts = []
+        for cell in records(largest.sort_index()):
+            speed = _against(cell, here, compared, named)
+            parts.append(" ".join((_series(run, cell, shown, traces), speed)).strip())
+        for cell in records(shown[shown["is_ar"]]):
+            if cell["series"] not in named:
+                parts.append(f"Autoregressive {cell['series']}: {_quality(cell)}.")
+        telling = int((largest["right"] >= FEW_RIGHT).any()) * 2 + int(largest["texts"].any())
+        found.append((-telling, task, parts))
+    return [(task, text) for _, task, text in sorted(found, key=lambda entry: entry[0])]
+
+
+def _series(run: Run, cell: dict[str, Any], here: pd.DataFrame, traces: list[Convergence]) -> str:
+    """What one line of the charts shows at its largest budget."""
+    who = str(cell["series"])
+    if cell["scored"]:
+        return _accuracy(run, who, cell, here, traces)
+    if cell["texts"]:
+        return _perplexity(who, cell, here)
+    if cell["not_executed"]:
+        return (
+            f"{who}: {cell['not_executed']} programs at {cell['steps']} steps were written and not "
+            "executed (no sandbox), so there is no accuracy."
+        )
+    return f"{who}: none of {cell['rows']} rows at {cell['steps']} steps has a result."
+
+
+def _accuracy(
+    run: Run, who: str, cell: dict[str, Any], here: pd.DataFrame, traces: list[Convergence]
+) -> str:
+    n = int(cell["scored"])
+    parts = [
+        f"{who} gets {percent(cell['accuracy'], n)} right "
+        f"{between(cell['accuracy_low'], cell['accuracy_high'], percent)} at {cell['steps']} steps "
+        f"(n = {n}{', small' if n < SMALL_N else ''}"
+        + (f"; guessing gives {percent(CHANCE[cell['task']])}" if cell["task"] in CHANCE else "")
+        + ")."
+    ]
+    if cell["right"] < FEW_RIGHT:
+        return parts[0] + f" With {cell['right']} right, steps cannot be judged here."
+    if cell["accuracy_low"] <= CHANCE.get(cell["task"], -1.0) <= cell["accuracy_high"]:
+        return parts[0] + " That is not told from guessing, so steps cannot be judged here."
+    smaller = here[(here["series"] == cell["series"]) & (here["steps"] < cell["steps"])]
+    enough = smaller[smaller["accuracy"] >= KEEPS * cell["accuracy"]].sort_values("steps")
+    if len(enough):
+        less = records(enough)[0]
+        kept = kept_accuracy(run, less["cell_id"], cell["cell_id"])
+        ends = between(kept.low, kept.high, percent)
+        parts.append(f"{less['steps']} steps give {percent(kept.value)} of that {ends}.")
+    elif len(smaller):
+        parts.append(f"No smaller budget measured keeps {percent(KEEPS)} of that.")
+    for trace in traces:
+        if trace.cell_id == cell["cell_id"] and trace.right:
+            half = trace.at[0.5]
+            parts.append(
+                f"Of the finally right answers {percent(half.value)} "
+                f"{between(half.low, half.high, percent)} were right for good by half the steps."
+            )
+    return " ".join(parts)
+
+
+def _perplexity(who: str, cell: dict[str, Any], here: pd.DataFrame) -> str:
+    fewest = records(here[here["series"] == cell["series"]].sort_values("steps"))[0]
+    ends = between(cell["perplexity_low"], cell["perplexity_high"])
+    text = f"{who}: perplexity {figures3(cell['perplexity'])} {ends} at {cell['steps']} steps"
+    if fewest["cell_id"] != cell["cell_id"]:
+        text += f", {figures3(fewest['perplexity'])} at {fewest['steps']}"
+    return f"{text} (lower is better)."
+
+
+def _against(
+    cell: dict[str, Any], here: pd.DataFrame, compared: dict[str, Speedup], named: set[str]
+) -> str:
+    """The baseline's speed over the cell's and, unless it was named before, its quality."""
+    speedup = compared[cell["cell_id"]]
+    if speedup.why_not is not None:
+        return f"Not compared with autoregression: {speedup.why_not}."
+    baseline = records(here[here["cell_id"] == speedup.baseline_id])[0]
+    ratio = speedup.samples
+    ends = between(1 / ratio.high, 1 / ratio.low, times)
+    facts = [f"{times(1 / ratio.value)} {ends}".rstrip() + f" as many samples/s ({cell['mode']})"]
+    if baseline["series"] not in named and (baseline["scored"] or baseline["texts"]):
+        facts.insert(0, _quality(baseline))
+    named.add(baseline["series"])
+    return f"Autoregressive {baseline['series']}: {', '.join(facts)}."
+
+
+def _quality(cell: dict[str, Any]) -> str:
+    if cell["scored"]:
+        ends = between(cell["accuracy_low"], cell["accuracy_high"], percent)
+        return f"{percent(cell['accuracy'], int(cell['scored']))} right {ends}"
+    if cell["texts"]:
+        ends = between(cell["perplexity_low"], cell["perplexity_high"])
+        return f"perplexity {figures3(cell['perplexity'])} {ends}".rstrip()
+    return "no quality to state"

@@ -1,0 +1,124 @@
+"""Which run directories a report trusts, and what it says of the others."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from reports.load import ReportError, load
+from reports.schema import TABLES
+
+MakeRun = Callable[..., Path]
+
+
+def edit(path: Path, **changes: Any) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **changes}))
+
+
+def test_synthetic_runs_obey_the_schema(make_run: MakeRun) -> None:
+    run = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    for table, schema in TABLES.items():
+        assert pq.read_schema(run / table / "part-00000.parquet").equals(schema)
+
+
+def test_reads_what_the_success_file_lists_and_nothing_else(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    stray = path / "samples" / "part-00009.parquet"
+    stray.write_bytes((path / "samples" / "part-00000.parquet").read_bytes())
+    run = load(path)
+    assert run.run_id == "run-synthetic"
+    assert len(run.samples) == 6 and len(run.cells) == 2
+    assert "output_text" not in run.samples and "sid" in run.samples
+    sids = list(run.samples["sid"])
+    assert run.texts(sids[:2])["target"].to_dict() == {sids[0]: "2", sids[1]: "3"}
+    traced = run.traced()
+    assert traced == set(sids[:3])
+    assert len(run.traces(sids[:2])) == 8
+
+
+def test_a_run_without_traces_has_none(make_run: MakeRun) -> None:
+    run = load(make_run(tasks=("gsm8k",), budgets=(4,), n=3, traces=False))
+    assert run.traced() == frozenset() and run.traces(run.samples["sid"]).empty
+
+
+def test_unfinished_run_says_what_to_do(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    (path / "_SUCCESS.json").unlink()
+    with pytest.raises(ReportError, match=r"no finished run.*run the same command again"):
+        load(path)
+
+
+def test_missing_directory(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="is not a directory"):
+        load(tmp_path / "nowhere")
+
+
+def test_missing_run_json(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    (path / "run.json").unlink()
+    with pytest.raises(ReportError, match=r"no run\.json"):
+        load(path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\udcff"])
+def test_broken_success_file(make_run: MakeRun, content: str) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    (path / "_SUCCESS.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ReportError, match=r"_SUCCESS\.json"):
+        load(path)
+
+
+def test_a_success_file_without_files(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    edit(path / "_SUCCESS.json", files=[{"path": "samples/x.parquet"}])
+    with pytest.raises(ReportError, match="does not list the files"):
+        load(path)
+
+
+def test_other_schema_version(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    edit(path / "_SUCCESS.json", schema_version=99)
+    with pytest.raises(ReportError, match="schema version 99"):
+        load(path)
+
+
+def test_a_changed_file_is_not_trusted(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    part = path / "samples" / "part-00000.parquet"
+    part.write_bytes(part.read_bytes() + b"x")
+    with pytest.raises(ReportError, match=r"part-00000.parquet is not the file"):
+        load(path)
+
+
+def test_a_lost_file_is_named(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    (path / "steps" / "part-00000.parquet").unlink()
+    with pytest.raises(ReportError, match=r"steps/part-00000.parquet is listed"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["../other/part.parquet", "/etc/passwd"])
+def test_files_outside_of_the_run_are_refused(make_run: MakeRun, name: str) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    entry = {"table": "samples", "path": name, "bytes": 1, "sha256": "0", "rows": 1}
+    edit(path / "_SUCCESS.json", files=[entry])
+    with pytest.raises(ReportError, match="outside of"):
+        load(path)
+
+
+def test_missing_columns_are_named(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    part = path / "steps" / "part-00000.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["correct", "entropy"]), part)
+    listed = json.loads((path / "_SUCCESS.json").read_text())["files"]
+    for entry in listed:
+        if entry["table"] == "steps":
+            entry["sha256"] = hashlib.sha256(part.read_bytes()).hexdigest()
+    edit(path / "_SUCCESS.json", files=listed)
+    with pytest.raises(ReportError, match="lacks the columns correct, entropy of steps"):
+        load(path)
