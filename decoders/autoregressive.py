@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from decoders.models.base import Model, key_bias
+from decoders.models.base import Model, attention_bias
 from decoders.noise import CounterNoise, Noise, seed_of
 from decoders.registry import Autoregressive
 from decoders.sampling import gumbel_argmax
 from decoders.slots import Slot, Timing, bucket, check_request
 from decoders.types import DecoderError, Request, Result
+
+PREFILL_POSITIONS = 16_384
+"""Padded prompt positions of one prefill: enough to fill a GPU, few enough for its memory."""
 
 
 class SlotCache(Cache):
@@ -34,7 +37,8 @@ class SlotCache(Cache):
         self._width = 0
 
     def aim(self, rows_B: Tensor, positions_BQ: Tensor, width: int) -> None:
-        """The next pass writes these positions of these slots and sees keys [0, width)."""
+        """The next pass writes these positions of these slots, in their order, and sees keys
+        [0, width)."""
         self._rows_B, self._positions_BQ, self._width = rows_B, positions_BQ, width
 
     def update(
@@ -69,7 +73,7 @@ class AutoregressiveEngine:
     """Greedy or sampled left-to-right decoding of a causal model.
 
     A row ends at a stop token, when its request says that it is complete, or at `gen_length`. The
-    host looks every `look` tokens; what a row wrote past its end is cut off and not counted.
+    host looks every few tokens; what a row wrote past its end is cut off and not counted.
     """
 
     def __init__(self, model: Model, slots: int, noise: Noise | None = None) -> None:
@@ -81,8 +85,7 @@ class AutoregressiveEngine:
         self._slots: dict[int, Slot] = {}
         network: Any = model.network
         self._cache = SlotCache(network.config.num_hidden_layers, slots)
-        self._written: dict[int, list[Tensor]] = {}
-        self._last_S = torch.zeros(slots, dtype=torch.int64, device=model.device)
+        self._text_SG = torch.zeros(slots, 0, dtype=torch.int64, device=model.device)
         self._look = 8 if model.device.type == "cuda" else 1
 
     @property
@@ -97,68 +100,78 @@ class AutoregressiveEngine:
 
     @torch.inference_mode()
     def step(self) -> list[Result]:
-        free = [i for i in range(self.slots) if i not in self._slots]
-        for i in free[: len(self._waiting)]:
-            self._prefill(i, self._waiting.popleft())
+        entering = self._admit()
+        if entering:
+            self._forward(entering, [slot.request.prompt_ids for slot in entering.values()])
         done = self._finished()
-        growing = sorted(self._slots)
+        growing = {i: self._slots[i] for i in sorted(self._slots) if i not in entering}
         if growing:
-            self._decode(growing)
+            self._forward(growing, None)
             done += self._finished()
         return done
 
-    def _prefill(self, i: int, request: Request) -> None:
-        """Feeds the prompt of one sample and takes its first token."""
-        slot = self._slots[i] = Slot(request, 0, time.perf_counter())
-        device, prompt = self.model.device, len(request.prompt_ids)
-        with Timing(device) as timing:
-            tokens_1Q = torch.tensor([request.prompt_ids], device=device)
-            positions_1Q = torch.arange(prompt, device=device)[None]
-            causal_QK = positions_1Q.mT >= positions_1Q
-            self._cache.aim(torch.tensor([i], device=device), positions_1Q, prompt)
-            bias = key_bias(causal_QK, self.model.dtype).transpose(0, 2)
-            logits_1V = self.model.cached_logits(tokens_1Q, positions_1Q, bias, self._cache)
-            self._last_S[i] = self._draw([i], logits_1V)[0]
-        slot.charge(timing, prompt, prompt)
-        self._written[i] = [self._last_S[i].clone()]
+    def _admit(self) -> dict[int, Slot]:
+        """Puts waiting requests into free slots, as many as one prefill should hold."""
+        entering: dict[int, Slot] = {}
+        for i in (i for i in range(self.slots) if i not in self._slots):
+            if not self._waiting:
+                break
+            rows = [*(slot.request for slot in entering.values()), self._waiting[0]]
+            widest = max(len(request.prompt_ids) for request in rows)
+            if entering and len(rows) * widest > PREFILL_POSITIONS:
+                break
+            request = self._waiting.popleft()
+            entering[i] = self._slots[i] = Slot(request, 0, time.perf_counter())
+            missing = request.decoder.gen_length - self._text_SG.shape[1]
+            if missing > 0:
+                self._text_SG = torch.nn.functional.pad(self._text_SG, (0, missing))
+        return entering
 
-    def _decode(self, rows: list[int]) -> None:
-        """Feeds the last token of every row and takes the next one."""
+    def _forward(self, rows: dict[int, Slot], prompts: list[tuple[int, ...]] | None) -> None:
+        """One pass over the prompts of some slots, or over the last token of each; every slot of
+        it takes its next token."""
         device = self.model.device
         with Timing(device) as timing:
-            index = torch.tensor(rows, device=device)
-            lengths = [len(self._slots[i].request.prompt_ids) + len(self._written[i]) for i in rows]
-            positions_B1 = torch.tensor(lengths, device=device)[:, None] - 1
-            width = bucket(lengths, device)
-            self._cache.aim(index, positions_B1, width)
-            seen_BK = torch.arange(width, device=device) <= positions_B1
-            logits_BV = self.model.cached_logits(
-                self._last_S[index, None],
-                positions_B1,
-                key_bias(seen_BK, self.model.dtype),
-                self._cache,
+            index_B = torch.tensor(list(rows), device=device)
+            count_B = torch.tensor([slot.passes for slot in rows.values()], device=device)
+            prompt_B = torch.tensor(
+                [len(slot.request.prompt_ids) for slot in rows.values()], device=device
             )
-            self._last_S[index] = self._draw(rows, logits_BV)
-            for i in rows:
-                self._written[i].append(self._last_S[i].clone())
-        for i in rows:
-            self._slots[i].charge(timing, 1, len(rows))
+            if prompts is None:
+                tokens_BQ = self._text_SG[index_B, count_B - 1][:, None]
+                positions_BQ = (prompt_B + count_B - 1)[:, None]
+                last_B = torch.zeros_like(count_B)
+                longest = max(len(s.request.prompt_ids) + s.passes for s in rows.values())
+            else:
+                longest = max(map(len, prompts))
+                padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+                tokens_BQ = torch.tensor(padded, device=device)
+                positions_BQ = torch.arange(longest, device=device).expand(len(prompts), -1)
+                last_B = prompt_B - 1
+            width = bucket([longest], device)
+            self._cache.aim(index_B, positions_BQ, width)
+            # Padding is never seen: its keys lie after every real position, until overwritten.
+            seen_BQK = torch.arange(width, device=device) <= positions_BQ[..., None]
+            hidden_BQD = self.model.cached_hidden(
+                tokens_BQ, positions_BQ, attention_bias(seen_BQK, self.model.dtype), self._cache
+            )
+            logits_BV = self.model.head(hidden_BQD[torch.arange(len(rows), device=device), last_B])
+            self._text_SG[index_B, count_B] = self._draw(rows, logits_BV, count_B, prompt_B)
+        fed = [len(p) for p in prompts] if prompts is not None else [1] * len(rows)
+        for slot, positions in zip(rows.values(), fed, strict=True):
+            slot.charge(timing, positions, sum(fed))
 
-    def _draw(self, rows: list[int], logits_BV: Tensor) -> Tensor:
+    def _draw(
+        self, rows: dict[int, Slot], logits_BV: Tensor, count_B: Tensor, prompt_B: Tensor
+    ) -> Tensor:
         """The next token of each row, [B]."""
-        requests = [self._slots[i].request for i in rows]
+        requests = [slot.request for slot in rows.values()]
         if not any(request.decoder.temperature for request in requests):
             return logits_BV.argmax(-1)
-        device = logits_BV.device
-        steps_B = torch.tensor([len(self._written.get(i, ())) for i in rows], device=device)
-        prompts_B = torch.tensor([len(request.prompt_ids) for request in requests], device=device)
-        positions_B1 = (prompts_B + steps_B)[:, None]
+        device, positions_B1 = logits_BV.device, (prompt_B + count_B)[:, None]
+        seeds_B = torch.tensor([seed_of(request.sid) for request in requests], device=device)
         uniform_B1V = self._noise.over_vocabulary(
-            torch.tensor([seed_of(request.sid) for request in requests], device=device),
-            steps_B,
-            positions_B1,
-            logits_BV.shape[1],
-            int(positions_B1.max()) + 1,
+            seeds_B, count_B, positions_B1, logits_BV.shape[1], 0
         )
         temperature_B = torch.tensor(
             [request.decoder.temperature for request in requests], device=device
@@ -166,17 +179,23 @@ class AutoregressiveEngine:
         return gumbel_argmax(logits_BV[:, None], temperature_B, uniform_B1V)[:, 0]
 
     def _finished(self) -> list[Result]:
-        """Ends the rows that are complete; looks at tokens only every `look` of them."""
+        """Ends the rows that are complete. Tokens come to the host only when a row has filled its
+        budget or another few of them."""
+        due = [i for i, slot in self._slots.items() if self._is_due(slot)]
+        if not due:
+            return []
+        texts = self._text_SG[torch.tensor(due, device=self.model.device)].tolist()
         done = []
-        for i, slot in list(self._slots.items()):
-            count, most = len(self._written[i]), slot.request.decoder.gen_length
-            if count < most and count % self._look:
-                continue
-            tokens = torch.stack(self._written[i]).tolist()
+        for i, text in zip(due, texts, strict=True):
+            slot = self._slots[i]
+            tokens = text[: slot.passes]
             end = self._end(slot.request, tokens)
-            if end is not None or count >= most:
-                done.append(self._result(i, tokens[: most if end is None else end]))
+            if end is not None or slot.passes == slot.request.decoder.gen_length:
+                done.append(self._result(i, tokens[:end]))
         return done
+
+    def _is_due(self, slot: Slot) -> bool:
+        return slot.passes == slot.request.decoder.gen_length or slot.passes % self._look == 0
 
     def _end(self, request: Request, tokens: list[int]) -> int | None:
         """How many tokens make the answer, stop token included; None if it goes on."""
@@ -186,14 +205,12 @@ class AutoregressiveEngine:
         low, high = 1, stop or len(tokens)
         while low < high:
             middle = (low + high) // 2
-            low, high = (
-                (low, middle) if request.is_complete(tokens[:middle]) else (middle + 1, high)
-            )
+            complete = request.is_complete(tokens[:middle])
+            low, high = (low, middle) if complete else (middle + 1, high)
         return low
 
     def _result(self, i: int, tokens: list[int]) -> Result:
         slot = self._slots.pop(i)
-        del self._written[i]
         return Result(
             sid=slot.request.sid,
             output_ids=tuple(tokens),

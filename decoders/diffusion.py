@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoders.models.base import Model, key_bias
+from decoders.models.base import Model, attention_bias
 from decoders.noise import CounterNoise, Noise, seed_of
 from decoders.registry import Llada
 from decoders.sampling import entropy, gumbel_argmax, probability_of, top2_gap
@@ -190,7 +190,7 @@ class DiffusionEngine:
         inside_SG = place_G < s.canvas_S[:, None]
 
         valid_SL = torch.arange(width, device=device) < (s.prompt_S + s.canvas_S)[:, None]
-        hidden_SLD = self.model.hidden(s.tokens_SL, key_bias(valid_SL, self.model.dtype))
+        hidden_SLD = self.model.hidden(s.tokens_SL, attention_bias(valid_SL, self.model.dtype))
         logits_SGV = self.model.head(
             hidden_SLD.gather(1, position_SG[..., None].expand(-1, -1, hidden_SLD.shape[2]))
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from decoders.models.base import Model, key_bias
+from decoders.models.base import Model, attention_bias
 from decoders.types import DecoderError
 
 
@@ -35,8 +35,8 @@ def causal_likelihood(model: Model, tokenizer: Any) -> Callable[[str, str], tupl
         scored = min(scored, len(ids) - 1)
         tokens_1L = torch.tensor([ids], device=model.device)
         places_L = torch.arange(len(ids), device=model.device)
-        causal_LL = places_L[:, None] >= places_L
-        bias = key_bias(causal_LL, model.dtype).transpose(0, 2)
+        causal_1LL = (places_L[:, None] >= places_L)[None]
+        bias = attention_bias(causal_1LL, model.dtype)
         logits_NV = model.head(model.hidden(tokens_1L, bias)[0, -scored - 1 : -1]).float()
         picked_N = logits_NV.log_softmax(-1).gather(1, tokens_1L[0, -scored:, None])
         return float(picked_N.double().sum()), scored

@@ -60,24 +60,31 @@ class Model:
         logits: Tensor = self.network.lm_head(hidden)  # type: ignore[operator]
         return logits
 
-    def cached_logits(
+    def cached_hidden(
         self, tokens_BQ: Tensor, positions_BQ: Tensor, bias: Tensor, cache: Any
     ) -> Tensor:
-        """Logits [B, V] of the last position, after a pass over Q positions whose keys and values
-        `cache` stores and completes; `bias` is broadcastable to [B, 1, Q, keys]."""
-        output: Any = self.network(
+        """Last hidden states [B, Q, D] of a pass whose keys and values `cache` stores and
+        completes; `bias` is broadcastable to [B, 1, Q, keys]."""
+        output: Any = self.network.model(  # type: ignore[operator]
             input_ids=tokens_BQ,
             position_ids=positions_BQ,
             attention_mask=bias,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
         )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        states: Tensor = output.last_hidden_state
+        return states
 
 
-def key_bias(valid_SL: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask [S, 1, 1, L]: 0 where a key may be seen, the least finite value elsewhere."""
-    bias = torch.zeros(valid_SL.shape, dtype=dtype, device=valid_SL.device)
-    return bias.masked_fill_(~valid_SL, torch.finfo(dtype).min)[:, None, None, :]
+def attention_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask of the model's dtype: 0 where a key is seen, the least finite value elsewhere.
+
+    Args:
+        seen: bool [S, L], keys that every query of a row sees, or [S, Q, K].
+
+    Returns:
+        [S, 1, 1, L] or [S, 1, Q, K].
+    """
+    bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    bias.masked_fill_(~seen, torch.finfo(dtype).min)
+    return bias[:, None, None] if bias.ndim == 2 else bias[:, None]
