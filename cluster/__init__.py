@@ -1,0 +1,1 @@
+"""Runs on Ray: manifest, pool of model actors, durable parts, commit."""

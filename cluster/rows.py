@@ -1,0 +1,183 @@
+"""From a decoded sample to its rows in the result tables."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.cells import Cell
+from decoders import Model, Result, Trace
+from evaluators import Sample, Score, Scorer, clean, converge_texts, cut, get_task
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row was computed."""
+
+    run_id: str
+    worker: str
+    device: str
+
+
+class Detokenizer:
+    """Token ids to the text that counts: up to the model's stop tokens and the stop strings."""
+
+    def __init__(self, tokenizer: Any, model: Model) -> None:
+        self._tokenizer, self._stop_ids = tokenizer, model.stop_ids
+
+    def text(self, ids: Sequence[int], until: Sequence[str]) -> str:
+        return cut(self._decode(ids[: self._end(ids)]), until)
+
+    def count(self, ids: Sequence[int], until: Sequence[str]) -> int:
+        """Tokens up to EOS or the first stop string, neither counted."""
+        high = self._end(ids)
+        whole = self._decode(ids[:high])
+        kept = cut(whole, until)
+        if len(kept) == len(whole):
+            return high
+        low = 0
+        while low < high:
+            middle = (low + high) // 2
+            if len(self._decode(ids[:middle])) < len(kept):
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def completes(self, until: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+        """Tells whether tokens so far hold a stop string."""
+
+        def is_complete(ids: Sequence[int]) -> bool:
+            text = self._decode(ids)
+            return any(stop in text for stop in until)
+
+        return is_complete
+
+    def _end(self, ids: Sequence[int]) -> int:
+        return next((n for n, token in enumerate(ids) if token in self._stop_ids), len(ids))
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def sample_of(row: Mapping[str, Any]) -> Sample:
+    """The sample that a manifest row carries."""
+    return Sample(row["sample_id"], row["target"], row["category"], json.loads(row["fields"]))
+
+
+def error_row(row: Mapping[str, Any], cell: Cell, place: Place, error: str) -> Row:
+    """A row for a sample that could not be decoded or scored."""
+    return {**_identity(row, cell, place), "status": "error", "error": error[:2000]}
+
+
+def result_rows(
+    row: Mapping[str, Any],
+    cell: Cell,
+    place: Place,
+    result: Result,
+    detokenizer: Detokenizer,
+    scorer: Scorer | None,
+) -> tuple[Row, list[Row]]:
+    """The `samples` row and the `steps` rows of one decoded sample.
+
+    Raises:
+        ValueError: the output cannot be scored.
+    """
+    sample, task, until = sample_of(row), get_task(cell.task), row["until"]
+    output = detokenizer.text(result.output_ids, until)
+    score = task.score(sample, output, scorer)
+    generated = detokenizer.count(result.output_ids, until)
+    samples_row = {
+        **_identity(row, cell, place),
+        "status": "ok" if score.executed else "not_executed",
+        "output_text": clean(output),
+        "output_ids": result.output_ids,
+        "generated_tokens": generated,
+        "nfe": result.nfe,
+        "nfe_block": result.nfe_block,
+        "nfe_ar": result.nfe_ar,
+        "token_forwards": result.token_forwards,
+        "decode_s": result.decode_s,
+        "latency_s": result.latency_s,
+        "tokens_per_forward": generated / result.nfe,
+        "correct": None if score.correct is None else int(score.correct),
+        "score": score.score,
+        "answer": score.answer,
+        "metrics": list(score.metrics.items()),
+        "commit_steps": result.commit_steps,
+    }
+    if result.trace is None:
+        return samples_row, []
+    judged: Sequence[tuple[str | None, bool | None]] = [(None, None)] * len(result.trace.tokens)
+    if task.has_answer:
+        texts = [detokenizer.text(ids, until) for ids in result.trace.tokens.tolist()]
+        texts[-1] = output
+
+        def rescore(text: str) -> Score:
+            return score if text == output else task.score(sample, text, scorer)
+
+        judged, convergence = converge_texts(texts, rescore)
+        samples_row |= {
+            "first_correct_step": convergence.first_correct_step,
+            "converged_step": convergence.converged_step,
+            "last_change_step": convergence.last_change_step,
+            "oscillated": convergence.oscillated,
+        }
+    return samples_row, list(_steps(row["sid"], result.trace, judged))
+
+
+def _identity(row: Mapping[str, Any], cell: Cell, place: Place) -> Row:
+    return {
+        "run_id": place.run_id,
+        "cell_id": cell.cell_id,
+        "sid": row["sid"],
+        "task": cell.task,
+        "sample_id": row["sample_id"],
+        "category": row["category"],
+        "model": cell.model.name,
+        "decoder": cell.decoder.recipe,
+        "steps": cell.decoder.budget,
+        "gen_length": cell.decoder.gen_length,
+        "block_length": cell.decoder.block,
+        "mode": cell.mode,
+        "seed": cell.seed,
+        "prompt": row["prompt"],
+        "target": row["target"],
+        "prompt_sha256": row["prompt_sha256"],
+        "prompt_tokens": len(row["prompt_ids"]),
+        "device": place.device,
+        "dtype": cell.model.dtype,
+        "slots": cell.slots,
+        "worker": place.worker,
+        "created_at": datetime.now(UTC),
+    }
+
+
+def _steps(sid: str, trace: Trace, judged: Sequence[tuple[str | None, bool | None]]) -> list[Row]:
+    masked_left = trace.tokens.shape[1] - trace.committed.sum(1).cumsum()
+    rows = []
+    for index, (answer, correct) in enumerate(judged):
+        (places,) = trace.committed[index].nonzero()
+        rows.append(
+            {
+                "sid": sid,
+                "step": index + 1,
+                "nfe": index + 1,
+                "committed": places.tolist(),
+                "tokens": trace.tokens[index, places].tolist(),
+                "confidence": trace.confidence[index, places].tolist(),
+                "masked_left": int(masked_left[index]),
+                "answer": answer,
+                "correct": None if correct is None else int(correct),
+                "top2_gap": float(trace.top2_gap[index]),
+                "entropy": float(trace.entropy[index]),
+                "elapsed_s": float(trace.elapsed_s[index]),
+            }
+        )
+    return rows

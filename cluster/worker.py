@@ -1,0 +1,265 @@
+"""The model actor: an engine that Ray Data feeds, block after block, without letting slots drain.
+
+Several blocks are in flight at once. Their rows go into one queue; a thread runs the engine, a
+second one scores and writes parts, so that neither waits for the other.
+"""
+
+import asyncio
+import os
+import queue
+import threading
+import traceback
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cluster.cells import Cell, ModelSpec
+from cluster.facts import device_name
+from cluster.parts import PartWriter
+from cluster.rows import Detokenizer, Place, Row, error_row, result_rows
+from decoders import (
+    Engine,
+    Model,
+    Request,
+    Result,
+    find_checkpoint,
+    load_model,
+    load_tokenizer,
+    make_engine,
+)
+from decoders.likelihood import causal_likelihood
+from evaluators import LogLikelihood, Scorer, get_task
+
+Batch = dict[str, npt.NDArray[Any]]
+_Key = tuple[str, str, int]
+"""Model, kind of engine, slots: rows that agree in these can share a batch."""
+
+
+@dataclass
+class _Task:
+    """A row on its way through the worker."""
+
+    row: Row
+    cell: Cell
+    done: asyncio.Future[str]
+    loop: asyncio.AbstractEventLoop
+    detokenizer: Detokenizer | None = None
+    """Of the model that decodes the row; set once the row is in its engine."""
+
+    def resolve(self, status: str) -> None:
+        self._settle(lambda: self.done.set_result(status))
+
+    def fail(self, error: BaseException) -> None:
+        self._settle(lambda: self.done.set_exception(error))
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        def once() -> None:
+            if not self.done.done():
+                settle()
+
+        self.loop.call_soon_threadsafe(once)
+
+
+@dataclass
+class _Resident:
+    """A loaded model with what goes with it."""
+
+    model: Model
+    detokenizer: Detokenizer
+    engines: dict[_Key, Engine] = field(default_factory=dict)
+
+
+class DecodeWorker:
+    """Decodes, scores and stores the rows of Ray Data's blocks.
+
+    Args:
+        run_id: goes into every row.
+        cells: the run's cells by id, as JSON.
+        parts: the folder for finished rows; every node must see it.
+        trace: record every step.
+        device: `cuda` (the GPU that Ray gave the actor) or `cpu`.
+        threads: CPU threads of torch.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        cells: dict[str, Any],
+        parts: str,
+        trace: bool,
+        device: str,
+        threads: int,
+    ) -> None:
+        self._threads = threads
+        self._cells = {key: Cell.from_json(value) for key, value in cells.items()}
+        self._trace = trace
+        self._device = device
+        worker = f"{os.uname().nodename}:{os.getpid()}"
+        self._place = Place(run_id, worker, device_name(device))
+        self._writer = PartWriter(Path(parts))
+        self._residents: dict[str, _Resident] = {}
+        self._key: _Key = ("", "", 0)
+        self._scorers: dict[str, Scorer] = {}
+        self._inbox: queue.SimpleQueue[_Task] = queue.SimpleQueue()
+        self._waiting: deque[_Task] = deque()
+        self._tasks: dict[str, _Task] = {}
+        self._scoring = ThreadPoolExecutor(
+            1, thread_name_prefix="score", initializer=torch.set_num_threads, initargs=(1,)
+        )
+        self._thread: threading.Thread | None = None
+
+    async def __call__(self, batch: Batch) -> AsyncIterator[Batch]:
+        """Yields sid and status of each row once all of them are scored and durable."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        tasks = [
+            _Task(row, self._cells[row["cell_id"]], loop.create_future(), loop)
+            for row in _rows(batch)
+        ]
+        for task in tasks:
+            self._inbox.put(task)
+        statuses = await asyncio.gather(*(task.done for task in tasks))
+        await loop.run_in_executor(self._scoring, self._writer.flush)
+        yield {
+            "sid": np.array([task.row["sid"] for task in tasks]),
+            "status": np.array(statuses),
+        }
+
+    def _run(self) -> None:
+        """The engine's thread: takes rows, runs passes, hands results to the scoring thread."""
+        torch.set_num_threads(self._threads)  # OpenMP keeps this for each thread
+        try:
+            while True:
+                self._receive(block=not self._waiting and not self._tasks)
+                engine = self._current_engine()
+                for result in engine.step() if engine is not None else ():
+                    task = self._tasks.pop(result.sid)
+                    self._scoring.submit(self._score, task, result)
+                if self._writer.due:
+                    self._scoring.submit(self._writer.flush)
+        except BaseException as error:  # a dead engine must not leave its rows waiting for ever
+            traceback.print_exc()
+            for task in (*self._tasks.values(), *self._waiting):
+                task.fail(RuntimeError(f"the engine died: {error!r}"))
+            raise
+
+    def _receive(self, block: bool) -> None:
+        while block or not self._inbox.empty():
+            self._waiting.append(self._inbox.get())
+            block = False
+
+    def _current_engine(self) -> Engine | None:
+        """The engine that has work; rows wait while one of another kind is busy.
+
+        One engine runs at a time, so that a row's time is its own kind's; on a GPU one model is
+        resident at a time.
+        """
+        if not self._tasks:
+            if not self._waiting:
+                return None
+            cell = self._waiting[0].cell
+            resident, self._key = self._resident(cell.model), _engine_key(cell)
+            if self._key not in resident.engines:
+                resident.engines[self._key] = make_engine(resident.model, cell.decoder, cell.slots)
+        resident = self._residents[self._key[0]]
+        engine = resident.engines[self._key]
+        self._submit(resident, engine)
+        return engine
+
+    def _submit(self, resident: _Resident, engine: Engine) -> None:
+        """Hands over the waiting rows that belong to the current engine."""
+        others: deque[_Task] = deque()
+        for task in self._waiting:
+            if _engine_key(task.cell) != self._key:
+                others.append(task)
+                continue
+            task.detokenizer = resident.detokenizer
+            task.row["prompt_ids"] = tuple(int(token) for token in task.row["prompt_ids"])
+            until = tuple(task.row["until"])
+            request = Request(
+                sid=task.row["sid"],
+                prompt_ids=task.row["prompt_ids"],
+                decoder=task.cell.decoder,
+                trace=self._trace,
+                is_complete=resident.detokenizer.completes(until) if until else None,
+            )
+            try:
+                engine.submit(request)
+            except ValueError as error:
+                self._scoring.submit(self._refuse, task, str(error))
+            else:
+                self._tasks[request.sid] = task
+        self._waiting = others
+
+    def _resident(self, spec: ModelSpec) -> _Resident:
+        if spec.name not in self._residents:
+            if self._device == "cuda":
+                self._residents.clear()
+                torch.cuda.empty_cache()
+            checkpoint = find_checkpoint(spec.source)
+            model = load_model(checkpoint, self._device, spec.dtype)
+            detokenizer = Detokenizer(load_tokenizer(checkpoint), model)
+            self._residents[spec.name] = _Resident(model, detokenizer)
+        return self._residents[spec.name]
+
+    def _scorer(self, cell: Cell) -> Scorer | None:
+        if cell.scorer is None or not get_task(cell.task).needs_scorer:
+            return None
+        if cell.scorer.name not in self._scorers:
+            checkpoint = find_checkpoint(cell.scorer.source)
+            model = load_model(checkpoint, self._device, cell.scorer.dtype)
+            likelihood = causal_likelihood(model, load_tokenizer(checkpoint))
+            self._scorers[cell.scorer.name] = lambda prefix, text: LogLikelihood(
+                *likelihood(prefix, text)
+            )
+        return self._scorers[cell.scorer.name]
+
+    def _score(self, task: _Task, result: Result) -> None:
+        assert task.detokenizer is not None
+        try:
+            rows = result_rows(
+                task.row,
+                task.cell,
+                self._place,
+                result,
+                task.detokenizer,
+                self._scorer(task.cell),
+            )
+        except (ValueError, ArithmeticError) as error:
+            self._refuse(task, f"{type(error).__name__}: {error}")
+        except BaseException as error:
+            task.fail(error)
+            raise
+        else:
+            self._keep(task, *rows)
+
+    def _refuse(self, task: _Task, error: str) -> None:
+        self._keep(task, error_row(task.row, task.cell, self._place, error), [])
+
+    def _keep(self, task: _Task, sample: Row, steps: list[Row]) -> None:
+        try:
+            self._writer.add(sample, steps)
+            if self._writer.due:
+                self._writer.flush()
+        except BaseException as error:
+            task.fail(error)
+            raise
+        task.resolve(sample["status"])
+
+
+def _engine_key(cell: Cell) -> _Key:
+    return cell.model.name, cell.decoder.generation, cell.slots
+
+
+def _rows(batch: Batch) -> list[Row]:
+    names = list(batch)
+    return [dict(zip(names, values, strict=True)) for values in zip(*batch.values(), strict=True)]

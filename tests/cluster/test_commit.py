@@ -1,0 +1,153 @@
+"""Parts, what is finished, and the commit: every sid once, steps with their samples."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.cells import Cell, ModelSpec
+from cluster.commit import CommitError, commit, read_success
+from cluster.manifest import Item, build
+from cluster.parts import PartWriter, finished
+from cluster.rows import Place, error_row
+from decoders import make_decoder
+from evaluators import Prompt, Sample
+
+MODEL = ModelSpec("m", "/somewhere", "d1", "float32", 8)
+PLACE = Place("run-1", "worker", "cpu")
+
+
+def cell(steps: int) -> Cell:
+    return Cell(
+        model=MODEL,
+        decoder=make_decoder("llada", {"gen_length": 16, "steps": steps}),
+        task="gsm8k",
+        task_version="1",
+        num_fewshot=0,
+        chat=False,
+        mode="throughput",
+        seed=0,
+        scorer=None,
+    )
+
+
+CELLS = [cell(4), cell(8)]
+
+
+@pytest.fixture
+def manifest() -> pa.Table:
+    def items(_: Cell) -> list[Item]:
+        return [
+            Item(Sample(str(n), "1", None, {}), Prompt(f"prompt {n}", ()), (1,) * (n + 1))
+            for n in range(3)
+        ]
+
+    return build(CELLS, items)
+
+
+def sample_row(row: dict[str, Any], answer: str = "1") -> dict[str, Any]:
+    of = {c.cell_id: c for c in CELLS}[row["cell_id"]]
+    return {
+        **error_row(row, of, PLACE, ""),
+        "status": "ok",
+        "error": None,
+        "answer": answer,
+        "correct": 1,
+        "score": 1.0,
+        "metrics": [("strict", 1.0), ("flexible", 1.0)],
+    }
+
+
+def step_row(row: dict[str, Any], step: int) -> dict[str, Any]:
+    return {
+        "sid": row["sid"],
+        "step": step,
+        "nfe": step,
+        "committed": [0],
+        "tokens": [5],
+        "confidence": [0.5],
+        "masked_left": 1,
+        "elapsed_s": 0.1,
+    }
+
+
+def write(folder: Path, rows: list[dict[str, Any]], answer: str = "1") -> None:
+    folder.mkdir(exist_ok=True)
+    writer = PartWriter(folder)
+    for row in rows:
+        writer.add(sample_row(row, answer), [step_row(row, 2), step_row(row, 1)])
+    writer.flush()
+
+
+def test_the_manifest_puts_the_costliest_first(manifest: pa.Table) -> None:
+    assert manifest.num_rows == 6
+    assert len(set(manifest["sid"].to_pylist())) == 6
+    cost = manifest["cost"].to_pylist()
+    assert cost == sorted(cost, reverse=True)
+    assert cost[0] == 8 * (3 + 16)
+
+
+def test_a_run_is_committed_once_and_whole(tmp_path: Path, manifest: pa.Table) -> None:
+    rows = manifest.to_pylist()
+    write(tmp_path / "parts", rows[:4])
+    assert finished(tmp_path / "parts") == {row["sid"] for row in rows[:4]}
+    assert read_success(tmp_path) is None
+    with pytest.raises(CommitError, match="2 of 6 rows are missing"):
+        commit(tmp_path, "run-1", manifest, CELLS, {})
+    assert read_success(tmp_path) is None
+
+    write(tmp_path / "parts", rows[3:])  # the fourth row again, as after a retried block
+    stranger = {**rows[0], "sid": "not of this run"}
+    write(tmp_path / "parts", [stranger])
+    success = commit(tmp_path, "run-1", manifest, CELLS, {"config_digest": "c"})
+
+    assert success == read_success(tmp_path)
+    assert success["rows"] == 6
+    assert success["statuses"] == {"ok": 6}
+    assert not (tmp_path / "parts").exists()
+    tables = {f["table"]: pq.read_table(tmp_path / f["path"]) for f in success["files"]}
+    assert tables["samples"]["sid"].to_pylist() == manifest["sid"].to_pylist()
+    steps = tables["steps"].select(["sid", "step"]).to_pylist()
+    assert steps == [{"sid": row["sid"], "step": n} for row in rows for n in (1, 2)]
+    cells = tables["cells"].to_pylist()
+    assert [(c["n"], dict(c["statuses"])) for c in cells] == [(3, {"ok": 3})] * 2
+    assert dict(cells[0]["metrics"])["flexible"] == 1.0
+    assert json.loads(cells[1]["decoder_config"])["steps"] == 8
+
+
+def test_steps_without_their_samples_are_not_read(tmp_path: Path, manifest: pa.Table) -> None:
+    rows = manifest.to_pylist()
+    folder = tmp_path / "parts"
+    write(folder, rows)
+    (lost,) = folder.glob("*.samples.parquet")
+    lost.unlink()  # as if the worker had died between the two files
+    assert finished(folder) == set()
+    write(folder, rows)
+    commit(tmp_path, "run-1", manifest, CELLS, {})
+    assert pq.read_table(tmp_path / "steps").num_rows == 2 * len(rows)
+
+
+def test_parts_are_due_by_number(tmp_path: Path, manifest: pa.Table) -> None:
+    row = manifest.to_pylist()[0]
+    writer = PartWriter(tmp_path)
+    assert not writer.due
+    for n in range(256):
+        assert not writer.due
+        writer.add({**sample_row(row), "sid": str(n)}, [])
+    assert writer.due
+    writer.flush()
+    writer.flush()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert len(finished(tmp_path)) == 256
+
+
+def test_equal_cells_in_other_modes_are_other_rows(manifest: pa.Table) -> None:
+    both = build(
+        [CELLS[0], replace(CELLS[0], mode="latency")],
+        lambda _: [Item(Sample("0", "1", None, {}), Prompt("p", ()), (1,))],
+    )
+    assert len(set(both["sid"].to_pylist())) == 2
