@@ -1,0 +1,166 @@
+"""The configuration of an evaluation: strict at the door, plain values inside."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jobs.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+EMBEDDED = CONFIGS / "embedded.yaml"
+
+Count = Annotated[int, Field(ge=1)]
+Setting = bool | int | float | str | None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Strict):
+    """A model of the run, under the name that the results will carry."""
+
+    source: str | None = None
+    """A bundled name, a folder or a hub name; the model's own name if left out."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """float32 gives the same tokens for any number of slots; lower precision need not."""
+    slots: Count = 8
+    """Samples decoded at once: more fill a GPU, each costs memory for its canvas."""
+
+
+class TaskConfig(_Strict):
+    limit: Count | None = None
+    """Samples drawn from the task, in a fixed random order; all if left out."""
+    num_fewshot: Annotated[int, Field(ge=0)] = 0
+    chat: bool = False
+    """Wrap the prompt as a user's message in the model's chat template."""
+    data: str | None = None
+    """A folder with another version of the data, or hf:OWNER/NAME."""
+
+
+class DecoderConfig(_Strict):
+    """A recipe on some models; every list among the settings is swept."""
+
+    recipe: str
+    models: list[str]
+    settings: dict[str, Setting | list[Setting]] = {}
+    per_task: dict[str, dict[str, Setting | list[Setting]]] = {}
+    """Settings that a task overrides."""
+
+
+class ClusterConfig(_Strict):
+    num_gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs a model actor takes; left out: one if the cluster has any, else none."""
+    pool: Count | None = None
+    """Model actors; left out: as many as the free GPUs, or the CPUs, hold."""
+    rows_per_block: Count = 8
+    wait_s: Annotated[float, Field(gt=0)] = 300.0
+    """How long to wait for resources that are taken by others."""
+
+
+class RunConfig(_Strict):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
+    tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
+    decoders: Annotated[list[DecoderConfig], Field(min_length=1)]
+    modes: Annotated[list[Literal["throughput", "latency"]], Field(min_length=1)] = ["throughput"]
+    """throughput: slots full. latency: one sample at a time, alone on the machine."""
+    seed: int = 0
+    trace: bool = True
+    """Keep every denoising step, for convergence and replay."""
+    scorer: str | None = None
+    """The causal model of the run that scores free text (lm1b)."""
+    cluster: ClusterConfig = ClusterConfig()
+
+
+def load_config(
+    path: Path | None, overrides: Sequence[str] = (), limit: int | None = None
+) -> RunConfig:
+    """Reads a YAML file (or the embedded default) and applies `KEY=VALUE` overrides.
+
+    Raises:
+        UserError: the file cannot be read or parsed, or a key or value is not valid; the message
+            names the place, what it got, and the nearest valid key.
+    """
+    file = path or EMBEDDED
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config {file} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"config {file} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"config {file} must be a mapping, got {type(tree).__name__}")
+    for override in overrides:
+        _override(tree, override)
+    for section in ("models", "tasks"):
+        if isinstance(tree.get(section), dict):
+            tree[section] = {k: {} if v is None else v for k, v in tree[section].items()}
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        _explain(error, tree)
+    if limit is not None:
+        if limit < 1:
+            raise UserError(f"--limit must be at least 1, got {limit}")
+        tasks = {k: t.model_copy(update={"limit": limit}) for k, t in config.tasks.items()}
+        config = config.model_copy(update={"tasks": tasks})
+    return config
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set wants KEY=VALUE, got {override!r}; e.g. --set tasks.gsm8k.limit=50")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {key}: the value is not valid YAML: {text!r}") from error
+    *parents, last = key.split(".")
+    node: Any = tree
+    for part in parents:
+        if isinstance(node, list):
+            node = node[_index(key, part, len(node))]
+        elif isinstance(node, dict):
+            if not isinstance(node.get(part), dict | list):
+                node[part] = {}
+            node = node[part]
+    if isinstance(node, list):
+        node[_index(key, last, len(node))] = value
+    else:
+        node[last] = value
+
+
+def _index(key: str, part: str, length: int) -> int:
+    if not part.isdigit() or int(part) >= length:
+        raise UserError(f"--set {key}: {part!r} must be an index from 0 to {length - 1}")
+    return int(part)
+
+
+def _explain(error: ValidationError, tree: Mapping[str, Any]) -> NoReturn:
+    """The first mistake as one line, with the nearest valid key for an unknown one."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        *parents, key = first["loc"]
+        valid = sorted(_model_at(parents).model_fields)
+        close = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"valid keys: {', '.join(valid)}"
+        raise UserError(f"config: unknown key {place!r}; {hint}") from error
+    if first["type"] == "missing":
+        raise UserError(f"config: {place} is missing") from error
+    raise UserError(f"config: {place}: {first['msg']}, got {first['input']!r}") from error
+
+
+def _model_at(location: Sequence[int | str]) -> type[BaseModel]:
+    sections: dict[str, type[BaseModel]] = {
+        "models": ModelConfig,
+        "tasks": TaskConfig,
+        "decoders": DecoderConfig,
+        "cluster": ClusterConfig,
+    }
+    return sections.get(str(location[0]), RunConfig) if location else RunConfig

@@ -1,0 +1,29 @@
+"""`python -m jobs.report`: the report of a finished run, made again from its Parquet files."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.errors import run_main
+from jobs.progress import console
+from reports.render import render
+from reports.terminal import summary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.report",
+        description="Write the HTML report of a finished run and print its summary table.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/report.html")
+    options = parser.parse_args(arguments)
+    screen = console()
+    report = render(options.run, options.out)
+    screen.print(summary(options.run))
+    screen.print(f"report: {report}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

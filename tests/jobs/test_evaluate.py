@@ -1,0 +1,278 @@
+"""The main job on real input: run, run again, resume, refuse."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from cluster import commit as commit_module
+from jobs import evaluate
+from jobs.errors import run_main
+
+SMALL = """
+name: small
+models: {tiny-mdlm: {slots: 3}, tiny-ar: {}}
+tasks: {gsm8k-resampled: {limit: 6}, lm1b: {limit: 3}}
+decoders:
+  - recipe: llada
+    models: [tiny-mdlm]
+    settings: {gen_length: 32, steps: [2, 4], temperature: 0.5}
+  - {recipe: ar, models: [tiny-ar], settings: {gen_length: 32}}
+scorer: tiny-ar
+"""
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture
+def run(config: Path, ray_session: None) -> Run:
+    def call(out: Path, *more: str) -> int:
+        return evaluate.main(["--config", str(config), "--out", str(out), *more])
+
+    return call
+
+
+def outputs(out: Path) -> dict[tuple[object, ...], list[int]]:
+    table = pq.read_table(out / "samples").to_pylist()
+    return {(r["task"], r["sample_id"], r["model"], r["steps"]): r["output_ids"] for r in table}
+
+
+def test_a_run_and_the_same_command_again(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    assert run(out) == 0
+    printed = capsys.readouterr().out
+    assert "27 rows" in printed
+    assert printed.rstrip().endswith(f"report: {out / 'report.html'}")
+
+    samples = pd.read_parquet(out / "samples")
+    assert len(samples) == samples.sid.nunique() == 27
+    assert set(samples.status) == {"ok"}
+    means = samples.groupby(["task", "decoder", "steps"]).correct.mean()
+    assert set(means["gsm8k-resampled"].index) == {("llada", 2), ("llada", 4), ("ar", 32)}
+    assert means["gsm8k-resampled"].notna().all()
+    diffusion = samples[samples.decoder == "llada"]
+    assert (diffusion.nfe == diffusion.steps).all()
+    length = diffusion.prompt_tokens + diffusion.gen_length
+    assert (diffusion.token_forwards == diffusion.nfe * length).all()
+    assert (samples.decode_s > 0).all()
+    assert (samples.latency_s >= samples.decode_s).all()
+    scored = samples[samples.task == "lm1b"]
+    assert scored.correct.isna().all()
+    assert scored.score.notna().any()
+    steps = pd.read_parquet(out / "steps")
+    assert steps.groupby("sid").size().to_dict() == diffusion.set_index("sid").nfe.to_dict()
+
+    success = json.loads((out / "_SUCCESS.json").read_text())
+    assert success["rows"] == 27
+    listed = {entry["table"]: entry for entry in success["files"]}
+    assert set(listed) == {"samples", "steps", "cells"}
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["config"]["name"] == "small"
+    assert "torch" in facts["versions"]
+    assert "<html" in (out / "report.html").read_text()
+    left = {path.name for path in out.iterdir()}
+    assert left == {
+        "_SUCCESS.json",
+        "run.json",
+        "manifest.parquet",
+        "report.html",
+        "samples",
+        "steps",
+        "cells",
+    }
+
+    def no_model(*_: object, **__: object) -> None:
+        raise AssertionError("a finished run must start no model")
+
+    monkeypatch.setattr(evaluate, "run", no_model)
+    monkeypatch.setattr(evaluate, "session", no_model)
+    assert run(out) == 0
+    assert "is finished: 27 rows, nothing to compute" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_computes_only_what_is_missing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(whole) == 0
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate.commit, "commit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken)
+    monkeypatch.undo()
+    assert not (broken / "_SUCCESS.json").exists()
+    victim = min((broken / "parts").glob("*.samples.parquet"))
+    lost = set(pq.read_table(victim)["sid"].to_pylist())
+    kept = {
+        r: c
+        for p in (broken / "parts").glob("*.samples.parquet")
+        if p != victim
+        for r, c in _created(p).items()
+    }
+    victim.unlink()
+
+    # Another pool, other blocks: the tokens must not notice.
+    assert run(broken, "--set", "cluster.pool=1", "--set", "cluster.rows_per_block=3") == 0
+    after = pq.read_table(broken / "samples").to_pylist()
+    assert len(after) == 27
+    for row in after:
+        assert (row["created_at"] == kept.get(row["sid"])) == (row["sid"] not in lost)
+    assert outputs(broken) == outputs(whole)
+
+
+def _created(part: Path) -> dict[str, object]:
+    table = pq.read_table(part, columns=["sid", "created_at"])
+    return dict(zip(table["sid"].to_pylist(), table["created_at"].to_pylist(), strict=True))
+
+
+def test_tokens_do_not_depend_on_slots_workers_or_mode(run: Run, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert run(one, "--set", "models.tiny-mdlm.slots=8", "--set", "cluster.pool=2") == 0
+    assert run(other, "--set", "modes=[latency]", "--set", "trace=false") == 0
+    assert outputs(one) == outputs(other)
+    samples = pd.read_parquet(other / "samples")
+    assert set(samples["mode"]) == {"latency"}
+    assert set(samples.slots) == {1}
+    assert len(pd.read_parquet(other / "steps")) == 0
+
+
+def test_a_sample_that_cannot_be_decoded_is_an_error_row(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(out, "--set", "tasks={gsm8k: {limit: 3, num_fewshot: 8}}") == 0
+    samples = pd.read_parquet(out / "samples")
+    assert len(samples) == 9
+    assert set(samples.status) == {"error"}
+    assert samples.error.str.contains("1024").all()
+    assert samples.output_text.isna().all()
+
+
+def test_another_configuration_is_refused_with_what_differs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(out)
+    with pytest.raises(ValueError, match=r"tasks\.lm1b\.limit: 3 there, 4 now"):
+        run(out, "--set", "tasks.lm1b.limit=4")
+
+
+def test_two_drivers_do_not_share_a_directory(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with evaluate._locked(out), pytest.raises(ValueError, match="in use by another"):
+        run(out)
+
+
+def test_a_worker_that_cannot_go_on_fails_the_run_in_one_line(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The model's files vanish between the driver's look and the worker's."""
+    models = tmp_path / "model"
+    import shutil
+
+    from decoders import find_checkpoint
+
+    shutil.copytree(find_checkpoint("tiny-ar").folder, models)
+    real = evaluate.manifest.write
+
+    def vanish(table: object, path: Path) -> None:
+        real(table, path)  # type: ignore[arg-type]
+        (models / "model.safetensors").unlink(missing_ok=True)
+
+    monkeypatch.setattr(evaluate.manifest, "write", vanish)
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as exit_code:
+        run_main(lambda: run(out, "--set", f"models.tiny-ar.source={models}"))
+    assert exit_code.value.code == 1
+    error = capsys.readouterr().err
+    assert re.search(r"^failed: .*safetensors", error, re.MULTILINE)
+    assert "Traceback" not in error
+    assert not (out / "_SUCCESS.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--set", "models.tiny-mdlm.source=tiny-mdml"], "did you mean 'tiny-mdlm'"),
+        (["--set", "model={}"], "did you mean 'models'"),
+        (["--set", "decoders.0.settings.steps=0"], "must be a whole number >= 1, got 0"),
+        (["--set", "tasks.gms8k={}"], "gsm8k"),
+        (["--set", "cluster.num_gpus=1"], "the cluster has 0"),
+        (["--limit", "0"], "--limit must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], words: str
+) -> None:
+    out = tmp_path / "deep" / "run"
+    with pytest.raises(SystemExit) as exit_code:
+        run_main(lambda: run(out, *more))
+    assert exit_code.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert not (tmp_path / "deep").exists()
+
+
+def test_an_out_that_is_not_writable(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as exit_code:
+        run_main(lambda: run(tmp_path / "file" / "run"))
+    assert exit_code.value.code == 2
+    assert "is not writable" in capsys.readouterr().err
+
+
+def test_the_readmes_main_command(root: Path, tmp_path: Path) -> None:
+    """The command as the README has it, with a small limit, in its own process and session."""
+    readme = (root / "README.md").read_text()
+    assert "python -m jobs.evaluate" in readme
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.evaluate", "--limit", "1", "--out", str(tmp_path / "run")],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    samples = pd.read_parquet(tmp_path / "run" / "samples")
+    assert set(samples.task) == {"gsm8k", "gsm8k-resampled", "mmlu", "humaneval", "lm1b"}
+    assert set(samples.model) == {"tiny-mdlm", "tiny-ar"}
+    assert samples[samples.decoder == "llada"].groupby("task").steps.nunique().min() >= 4
+    assert set(samples[samples.task == "humaneval"].status) == {"not_executed"}
+    assert set(samples[samples.task != "humaneval"].status) == {"ok"}
+    assert commit_module.read_success(tmp_path / "run") is not None
+    assert "accuracy" in done.stdout
+    assert done.stdout.rstrip().endswith("report.html")
+    assert done.stderr.strip() == "", "a user sees no library's chatter"
