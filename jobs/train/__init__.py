@@ -1,0 +1,1 @@
+"""Trains the bundled reference models: `python -m jobs.train --help`."""
