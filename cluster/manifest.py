@@ -5,7 +5,7 @@ worker or batch can change them.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ MANIFEST = pa.schema(
         pa.field("prompt_sha256", pa.string(), nullable=False),
         pa.field("until", pa.list_(pa.string()), nullable=False),
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
-        pa.field("cost", pa.int64(), nullable=False),  # positions to push, for longest-first order
+        pa.field("length", pa.int32(), nullable=False),  # prompt and canvas, in positions
     ]
 )
 
@@ -49,13 +49,14 @@ Items = Callable[[Cell], Sequence[Item]]
 
 
 def build(cells: Iterable[Cell], items: Items) -> pa.Table:
-    """One row for each (cell, sample): models in their order, the costliest rows first."""
+    """One row for each (cell, sample): by model, the longest rows first and of equal ones those
+    with the most steps. Neighbours of like length leave little padding in a batch, and what
+    comes last is short, so that workers end together."""
     rows: list[dict[str, Any]] = []
     for order, cell in enumerate(_by_model(cells)):
         for item in items(cell):
             sample, prompt = item.sample, item.prompt
             length = len(item.prompt_ids) + cell.decoder.gen_length
-            passes = cell.decoder.budget if cell.decoder.generation == "diffusion" else 1
             rows.append(
                 {
                     "sid": cell.sid(sample, prompt),
@@ -70,8 +71,8 @@ def build(cells: Iterable[Cell], items: Items) -> pa.Table:
                     "prompt_sha256": prompt.sha256,
                     "until": list(prompt.until),
                     "prompt_ids": list(item.prompt_ids),
-                    "cost": passes * length,
-                    "order": (cell.mode, cell.model.name, -passes * length, order),
+                    "length": length,
+                    "order": (cell.mode, cell.model.name, -length, -cell.decoder.budget, order),
                 }
             )
     rows.sort(key=lambda row: row.pop("order"))
@@ -85,9 +86,3 @@ def write(table: pa.Table, path: Path) -> None:
 
 def _by_model(cells: Iterable[Cell]) -> list[Cell]:
     return sorted(cells, key=lambda cell: (cell.mode, cell.model.name))
-
-
-def counts(table: pa.Table) -> Mapping[str, int]:
-    """Rows of each cell."""
-    grouped = table.group_by("cell_id").aggregate([([], "count_all")])
-    return dict(zip(*(grouped[name].to_pylist() for name in ("cell_id", "count_all")), strict=True))

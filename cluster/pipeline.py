@@ -4,11 +4,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from cluster.cells import Cell
 from cluster.session import Pool
-from cluster.worker import DecodeWorker
+from cluster.worker import FAILED, DecodeWorker
 
 CALLS_IN_FLIGHT = 4
 """Blocks that an actor works on at once, so that its slots do not drain at a block's end."""
@@ -34,7 +33,8 @@ def run(
     """
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # after the import, which sets it
+    # After the import, which sets it; what it would say is raised as an exception besides.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = -1
@@ -67,9 +67,12 @@ def run(
     )
     try:
         for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+            for status, reason in zip(batch["status"], batch["error"], strict=True):
+                if status == FAILED:
+                    raise PipelineError(f"a worker could not go on: {reason}")
             progress(Counter(str(status) for status in batch["status"]))
     except ray.exceptions.RayError as error:
-        raise PipelineError(_reason(error)) from error
+        raise PipelineError(f"Ray Data stopped: {_reason(error)}") from error
 
 
 class PipelineError(RuntimeError):
@@ -77,7 +80,6 @@ class PipelineError(RuntimeError):
 
 
 def _reason(error: Exception) -> str:
-    """The innermost cause, as one line."""
-    cause: Any = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(cause)
+    """The last line of what Ray tells."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)

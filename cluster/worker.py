@@ -8,7 +8,6 @@ import asyncio
 import os
 import queue
 import threading
-import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,8 @@ from decoders import (
 )
 from decoders.likelihood import causal_likelihood
 from evaluators import LogLikelihood, Scorer, get_task
+
+FAILED = "failed"
 
 Batch = dict[str, npt.NDArray[Any]]
 _Key = tuple[str, str, int]
@@ -116,7 +117,8 @@ class DecodeWorker:
         self._thread: threading.Thread | None = None
 
     async def __call__(self, batch: Batch) -> AsyncIterator[Batch]:
-        """Yields sid and status of each row once all of them are scored and durable."""
+        """Yields the status of each row once all of them are scored and durable; or one `FAILED`
+        with the reason, when the worker itself cannot go on."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
             self._thread.start()
@@ -127,12 +129,14 @@ class DecodeWorker:
         ]
         for task in tasks:
             self._inbox.put(task)
-        statuses = await asyncio.gather(*(task.done for task in tasks))
-        await loop.run_in_executor(self._scoring, self._writer.flush)
-        yield {
-            "sid": np.array([task.row["sid"] for task in tasks]),
-            "status": np.array(statuses),
-        }
+        try:
+            statuses = await asyncio.gather(*(task.done for task in tasks))
+            await loop.run_in_executor(self._scoring, self._writer.flush)
+        except Exception as error:
+            # As data, since Ray keeps no more of a worker's exception than its printed form.
+            yield {"status": np.array([FAILED]), "error": np.array([f"{error}" or repr(error)])}
+        else:
+            yield {"status": np.array(statuses), "error": np.array([""] * len(statuses))}
 
     def _run(self) -> None:
         """The engine's thread: takes rows, runs passes, hands results to the scoring thread."""
@@ -147,9 +151,8 @@ class DecodeWorker:
                 if self._writer.due:
                     self._scoring.submit(self._writer.flush)
         except BaseException as error:  # a dead engine must not leave its rows waiting for ever
-            traceback.print_exc()
             for task in (*self._tasks.values(), *self._waiting):
-                task.fail(RuntimeError(f"the engine died: {error!r}"))
+                task.fail(error)
             raise
 
     def _receive(self, block: bool) -> None:

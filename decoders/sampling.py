@@ -1,14 +1,7 @@
 """From logits to a token and its confidence. S slots, G positions, V vocabulary."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
-
-
-class Proposal(NamedTuple):
-    tokens_SG: Tensor
-    confidence_SG: Tensor
 
 
 def gumbel_argmax(logits_SGV: Tensor, temperature_S: Tensor, uniform_SGV: Tensor) -> Tensor:

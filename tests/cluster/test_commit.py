@@ -83,12 +83,12 @@ def write(folder: Path, rows: list[dict[str, Any]], answer: str = "1") -> None:
     writer.flush()
 
 
-def test_the_manifest_puts_the_costliest_first(manifest: pa.Table) -> None:
+def test_the_manifest_puts_the_longest_first(manifest: pa.Table) -> None:
     assert manifest.num_rows == 6
     assert len(set(manifest["sid"].to_pylist())) == 6
-    cost = manifest["cost"].to_pylist()
-    assert cost == sorted(cost, reverse=True)
-    assert cost[0] == 8 * (3 + 16)
+    of = {c.cell_id: c.decoder.budget for c in CELLS}
+    order = [(row["length"], of[row["cell_id"]]) for row in manifest.to_pylist()]
+    assert order == [(19, 8), (19, 4), (18, 8), (18, 4), (17, 8), (17, 4)]
 
 
 def test_a_run_is_committed_once_and_whole(tmp_path: Path, manifest: pa.Table) -> None:

@@ -1,5 +1,7 @@
 """The main job on real input: run, run again, resume, refuse."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -31,19 +33,25 @@ scorer: tiny-ar
 Run = Callable[..., int]
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "small.yaml"
-    path.write_text(SMALL)
-    return path
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Run:
+    config = tmp_path_factory.mktemp("config") / "small.yaml"
+    config.write_text(SMALL)
 
-
-@pytest.fixture
-def run(config: Path, ray_session: None) -> Run:
     def call(out: Path, *more: str) -> int:
         return evaluate.main(["--config", str(config), "--out", str(out), *more])
 
     return call
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run, and what its command printed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert run(out) == 0
+    return out, printed.getvalue()
 
 
 def outputs(out: Path) -> dict[tuple[object, ...], list[int]]:
@@ -51,12 +59,8 @@ def outputs(out: Path) -> dict[tuple[object, ...], list[int]]:
     return {(r["task"], r["sample_id"], r["model"], r["steps"]): r["output_ids"] for r in table}
 
 
-def test_a_run_and_the_same_command_again(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "run"
-    assert run(out) == 0
-    printed = capsys.readouterr().out
+def test_a_run_leaves_a_whole_directory(whole: tuple[Path, str]) -> None:
+    out, printed = whole
     assert "27 rows" in printed
     assert printed.rstrip().endswith(f"report: {out / 'report.html'}")
 
@@ -97,20 +101,26 @@ def test_a_run_and_the_same_command_again(
         "cells",
     }
 
+
+def test_the_same_command_again_starts_no_model(
+    run: Run,
+    whole: tuple[Path, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def no_model(*_: object, **__: object) -> None:
         raise AssertionError("a finished run must start no model")
 
     monkeypatch.setattr(evaluate, "run", no_model)
     monkeypatch.setattr(evaluate, "session", no_model)
-    assert run(out) == 0
+    assert run(whole[0]) == 0
     assert "is finished: 27 rows, nothing to compute" in capsys.readouterr().out
 
 
 def test_an_unfinished_run_computes_only_what_is_missing(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert run(whole) == 0
+    broken = tmp_path / "broken"
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -130,13 +140,13 @@ def test_an_unfinished_run_computes_only_what_is_missing(
     }
     victim.unlink()
 
-    # Another pool, other blocks: the tokens must not notice.
+    # Another pool, other blocks: the tokens must not notice, nor did the drawn ones.
     assert run(broken, "--set", "cluster.pool=1", "--set", "cluster.rows_per_block=3") == 0
     after = pq.read_table(broken / "samples").to_pylist()
     assert len(after) == 27
     for row in after:
         assert (row["created_at"] == kept.get(row["sid"])) == (row["sid"] not in lost)
-    assert outputs(broken) == outputs(whole)
+    assert outputs(broken) == outputs(whole[0])
 
 
 def _created(part: Path) -> dict[str, object]:
@@ -144,15 +154,17 @@ def _created(part: Path) -> dict[str, object]:
     return dict(zip(table["sid"].to_pylist(), table["created_at"].to_pylist(), strict=True))
 
 
-def test_tokens_do_not_depend_on_slots_workers_or_mode(run: Run, tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    assert run(one, "--set", "models.tiny-mdlm.slots=8", "--set", "cluster.pool=2") == 0
-    assert run(other, "--set", "modes=[latency]", "--set", "trace=false") == 0
-    assert outputs(one) == outputs(other)
-    samples = pd.read_parquet(other / "samples")
+def test_latency_mode_takes_one_sample_at_a_time(
+    run: Run, whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(out, "--set", "modes=[latency]", "--set", "trace=false") == 0
+    samples = pd.read_parquet(out / "samples")
     assert set(samples["mode"]) == {"latency"}
     assert set(samples.slots) == {1}
-    assert len(pd.read_parquet(other / "steps")) == 0
+    assert len(pd.read_parquet(out / "steps")) == 0
+    greedy = {key: ids for key, ids in outputs(out).items() if key[2] == "tiny-ar"}
+    assert greedy == {key: ids for key, ids in outputs(whole[0]).items() if key in greedy}
 
 
 def test_a_sample_that_cannot_be_decoded_is_an_error_row(run: Run, tmp_path: Path) -> None:
