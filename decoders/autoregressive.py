@@ -83,8 +83,7 @@ class AutoregressiveEngine:
         self._noise: Noise = noise or CounterNoise()
         self._waiting: deque[Request] = deque()
         self._slots: dict[int, Slot] = {}
-        network: Any = model.network
-        self._cache = SlotCache(network.config.num_hidden_layers, slots)
+        self._cache = SlotCache(model.network.config.num_hidden_layers, slots)
         self._text_SG = torch.zeros(slots, 0, dtype=torch.int64, device=model.device)
         self._look = 8 if model.device.type == "cuda" else 1
 

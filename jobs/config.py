@@ -78,9 +78,13 @@ class RunConfig(_Strict):
 
 
 def load_config(
-    path: Path | None, overrides: Sequence[str] = (), limit: int | None = None
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    limit: int | None = None,
+    data: str | None = None,
 ) -> RunConfig:
-    """Reads a YAML file (or the embedded default) and applies `KEY=VALUE` overrides.
+    """Reads a YAML file (or the embedded default) and applies `KEY=VALUE` overrides; `limit` is
+    every task's, `data` that of the tasks that name none.
 
     Raises:
         UserError: the file cannot be read or parsed, or a key or value is not valid; the message
@@ -104,12 +108,13 @@ def load_config(
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
         _explain(error, tree)
-    if limit is not None:
-        if limit < 1:
-            raise UserError(f"--limit must be at least 1, got {limit}")
-        tasks = {k: t.model_copy(update={"limit": limit}) for k, t in config.tasks.items()}
-        config = config.model_copy(update={"tasks": tasks})
-    return config
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit must be at least 1, got {limit}")
+    tasks = {
+        name: task.model_copy(update={"limit": limit or task.limit, "data": task.data or data})
+        for name, task in config.tasks.items()
+    }
+    return config.model_copy(update={"tasks": tasks})
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

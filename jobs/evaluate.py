@@ -30,7 +30,7 @@ from reports.terminal import summary
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
-    config = load_config(options.config, options.set, options.limit)
+    config = load_config(options.config, options.set, options.limit, options.data)
     plan = Plan(config)
     out = options.out or Path("runs") / plan.run_id
     if not plan.cells:
@@ -199,6 +199,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, metavar="DIR", help="run directory (default: runs/NAME-DIGEST)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="samples of each task")
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder with other versions of the tasks' data files"
+    )
     parser.add_argument(
         "--set",
         action="append",

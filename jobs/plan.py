@@ -24,7 +24,7 @@ from decoders import (
     make_decoder,
     nearest,
 )
-from evaluators import Prompt, Sample, get_task
+from evaluators import Prompt, Sample, get_task, tasks
 from jobs.config import DecoderConfig, RunConfig
 from jobs.errors import UserError
 
@@ -70,10 +70,10 @@ class Plan:
             for name in entry.models:
                 self._check_fit(entry, name)
             for task in entry.per_task:
-                if task not in self.config.tasks:
+                if task not in tasks():
                     raise UserError(
-                        f"decoder {entry.recipe}: per_task names {task!r}, which is no task of the "
-                        f"run{nearest(task, self.config.tasks)}"
+                        f"decoder {entry.recipe}: per_task names {task!r}, which is no task"
+                        f"{nearest(task, tasks())}"
                     )
             points = itertools.product(self.config.modes, entry.models, self.config.tasks)
             for mode, name, task in points:

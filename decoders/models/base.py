@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Visibility = Literal["bidirectional", "causal"]
 
@@ -17,7 +17,7 @@ class Model:
     digest: str
     family: str
     visibility: Visibility
-    network: nn.Module
+    network: Any
     """A stock `...ForCausalLM` in eval mode."""
     mask_id: int | None
     """What fills an unwritten position; None for causal models."""
@@ -32,11 +32,13 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        device: torch.device = next(self.network.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.network.parameters()).dtype
+        dtype: torch.dtype = next(self.network.parameters()).dtype
+        return dtype
 
     @property
     def parameters(self) -> int:
@@ -49,15 +51,13 @@ class Model:
             tokens_SL: token ids.
             bias: additive attention mask, broadcastable to [S, 1, L, L], in the model's dtype.
         """
-        output: Any = self.network.model(  # type: ignore[operator]
-            input_ids=tokens_SL, attention_mask=bias, use_cache=False
-        )
+        output: Any = self.network.model(input_ids=tokens_SL, attention_mask=bias, use_cache=False)
         states: Tensor = output.last_hidden_state
         return states
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary of each hidden state."""
-        logits: Tensor = self.network.lm_head(hidden)  # type: ignore[operator]
+        logits: Tensor = self.network.lm_head(hidden)
         return logits
 
     def cached_hidden(
@@ -65,7 +65,7 @@ class Model:
     ) -> Tensor:
         """Last hidden states [B, Q, D] of a pass whose keys and values `cache` stores and
         completes; `bias` is broadcastable to [B, 1, Q, keys]."""
-        output: Any = self.network.model(  # type: ignore[operator]
+        output: Any = self.network.model(
             input_ids=tokens_BQ,
             position_ids=positions_BQ,
             attention_mask=bias,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from decoders.models import llada
@@ -90,13 +90,13 @@ def load_model(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float3
     if plan.tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     plan.network.load_state_dict(state, strict=True, assign=True)
-    plan.network.tie_weights()  # type: ignore[operator]
+    plan.network.tie_weights()
     network = plan.network.to(device).eval().requires_grad_(False)
     return _describe(checkpoint, network)
 
 
 class _Plan(NamedTuple):
-    network: nn.Module
+    network: Any
     """Stock module: parameters on the meta device, rotary embedding on the CPU."""
     names: dict[str, str]
     """Published tensor name -> stock name."""
@@ -126,7 +126,7 @@ def _plan(checkpoint: Checkpoint) -> _Plan:
     return _Plan(network, names, tied, family in DIFFUSION_FAMILIES)
 
 
-def _describe(checkpoint: Checkpoint, network: nn.Module) -> Model:
+def _describe(checkpoint: Checkpoint, network: Any) -> Model:
     family, config = family_of(checkpoint), checkpoint.config
     tokenizer = load_tokenizer(checkpoint)
     diffusion = family in DIFFUSION_FAMILIES
@@ -135,7 +135,6 @@ def _describe(checkpoint: Checkpoint, network: nn.Module) -> Model:
     mask_id = config.get("mask_token_id") if diffusion else None
     if diffusion and mask_id is None:
         raise ModelError(f"model {checkpoint.name}: config.json has no mask_token_id")
-    stock: Any = network.config
     return Model(
         name=checkpoint.name,
         digest=checkpoint.digest,
@@ -146,8 +145,8 @@ def _describe(checkpoint: Checkpoint, network: nn.Module) -> Model:
         eos_id=eos_ids[0],
         eot_id=eot_id,
         stop_ids=frozenset(eos_ids) | ({eot_id} if eot_id is not None else set()),
-        vocabulary=stock.vocab_size,
-        max_length=stock.max_position_embeddings,
+        vocabulary=network.config.vocab_size,
+        max_length=network.config.max_position_embeddings,
     )
 
 

@@ -10,20 +10,20 @@ from evaluators import LogLikelihood
 
 
 @pytest.fixture(scope="module")
-def tokenizer():  # type: ignore[no-untyped-def]
+def tokenizer():
     return load_tokenizer(find_checkpoint("tiny-mdlm"))
 
 
 @pytest.fixture(scope="module")
-def detokenizer(tokenizer) -> Detokenizer:  # type: ignore[no-untyped-def]
+def detokenizer(tokenizer) -> Detokenizer:
     return Detokenizer(tokenizer, load_model(find_checkpoint("tiny-mdlm")))
 
 
-def encode(tokenizer, text: str) -> list[int]:  # type: ignore[no-untyped-def]
+def encode(tokenizer, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def test_text_ends_at_eos_or_a_stop_string(tokenizer, detokenizer: Detokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_text_ends_at_eos_or_a_stop_string(tokenizer, detokenizer: Detokenizer) -> None:
     eos = tokenizer.eos_token_id
     ids = encode(tokenizer, " <<1+1=2>> #### 2")
     assert detokenizer.text([*ids, eos, *ids], ()) == " <<1+1=2>> #### 2"
@@ -68,7 +68,7 @@ def manifest_row(target: str, until: tuple[str, ...]) -> dict[str, object]:
     }
 
 
-def test_a_trace_gives_the_answer_at_every_step(tokenizer, detokenizer: Detokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_a_trace_gives_the_answer_at_every_step(tokenizer, detokenizer: Detokenizer) -> None:
     texts = [" #### 5", " #### 18", " #### 3", " #### 18"]
     eos = tokenizer.eos_token_id
     canvases = [(encode(tokenizer, text) + [eos] * 16)[:16] for text in texts]
@@ -103,7 +103,7 @@ def test_a_trace_gives_the_answer_at_every_step(tokenizer, detokenizer: Detokeni
     assert steps[1]["tokens"] == canvases[1][4:8]
 
 
-def test_programs_are_not_executed(tokenizer, detokenizer: Detokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_programs_are_not_executed(tokenizer, detokenizer: Detokenizer) -> None:
     ids = encode(tokenizer, "    return 1\n")
     result = Result("s", tuple(ids), 4, 76, 0.4, 0.5)
     row = {**manifest_row("", ()), "fields": '{"entry_point": "f", "test": "", "prompt": ""}'}
@@ -116,7 +116,7 @@ def test_programs_are_not_executed(tokenizer, detokenizer: Detokenizer) -> None:
     assert steps == []
 
 
-def test_a_scorer_that_fails_is_an_error_of_the_row(tokenizer, detokenizer: Detokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_a_scorer_that_fails_is_an_error_of_the_row(tokenizer, detokenizer: Detokenizer) -> None:
     result = Result("s", tuple(encode(tokenizer, " that it rains")), 4, 76, 0.4, 0.5)
     row, place = manifest_row("", ("\n",)), Place("run", "w", "cpu")
     with pytest.raises(ValueError, match="finite"):

@@ -67,7 +67,7 @@ def test_a_diffusion_sample_does_not_feel_its_neighbours(
     for request in requests:
         alone |= run(make_engine(masked, request.decoder, 1), [request])
     shuffled = list(requests)
-    order.shuffle(shuffled)  # type: ignore[attr-defined]
+    order.shuffle(shuffled)
     together = run(make_engine(masked, requests[0].decoder, slots), shuffled)
 
     assert {sid: r.output_ids for sid, r in together.items()} == {
@@ -118,7 +118,7 @@ def test_greedy_text_is_that_of_transformers(causal: Model, slots: int) -> None:
     )
     lengths = set()
     for n, prompt in enumerate(prompts):
-        expected = causal.network.generate(  # type: ignore[operator]
+        expected = causal.network.generate(
             torch.tensor([prompt]),
             max_new_tokens=40,
             do_sample=False,
@@ -140,7 +140,7 @@ def test_an_autoregressive_row_ends_where_its_request_says(causal: Model) -> Non
     assert len(free.output_ids) > 6
 
     def five(ids: object) -> bool:
-        return len(ids) >= 5  # type: ignore[arg-type]
+        return len(ids) >= 5
 
     request = Request("a", prompt, decoder, is_complete=five)
     cut = run(make_engine(causal, decoder, 1), [request])["a"]

@@ -50,8 +50,8 @@ def test_lower_precision_rotates_in_float32() -> None:
     assert model.dtype == torch.bfloat16
     tokens = torch.arange(2, 42)[None]
     seen: list[torch.dtype] = []
-    rotary = model.network.model.rotary_emb  # type: ignore[union-attr]
-    rotary.register_forward_hook(lambda _, __, out: seen.append(out[0].dtype))  # type: ignore[union-attr]
+    rotary = model.network.model.rotary_emb
+    rotary.register_forward_hook(lambda _, __, out: seen.append(out[0].dtype))
     hidden = model.hidden(tokens, torch.zeros(1, 1, 40, 40, dtype=torch.bfloat16))
     assert seen == [torch.float32]
     assert hidden.dtype == torch.bfloat16

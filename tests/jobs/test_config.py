@@ -40,6 +40,9 @@ def test_set_and_limit_override() -> None:
     assert config.decoders[0].settings["steps"] == [8]
     assert config.models["tiny-ar"].slots == 3
     assert {task.limit for task in load_config(None, limit=2).tasks.values()} == {2}
+    elsewhere = load_config(None, ["tasks.mmlu.data=hf:cais/mmlu"], data="other").tasks
+    assert elsewhere["mmlu"].data == "hf:cais/mmlu"
+    assert elsewhere["gsm8k"].data == "other"
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_a_worker_that_cannot_go_on_fails_the_run_in_one_line(
     real = evaluate.manifest.write
 
     def vanish(table: object, path: Path) -> None:
-        real(table, path)  # type: ignore[arg-type]
+        real(table, path)
         (models / "model.safetensors").unlink(missing_ok=True)
 
     monkeypatch.setattr(evaluate.manifest, "write", vanish)

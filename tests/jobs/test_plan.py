@@ -1,9 +1,12 @@
 """From configuration to cells and manifest."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from decoders import DecoderError
-from evaluators import UnknownTaskError
+from evaluators import DataError, UnknownTaskError
 from jobs.config import load_config
 from jobs.errors import UserError
 from jobs.plan import Plan
@@ -71,6 +74,16 @@ def test_what_cannot_run_is_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(kind, match=words):
         assert plan(*overrides).cells
+
+
+def test_data_of_the_users_own_is_read(tmp_path: Path) -> None:
+    lines = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(4)]
+    (tmp_path / "gsm8k_test.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    own = Plan(load_config(None, ["tasks={gsm8k: {}}"], data=str(tmp_path))).manifest()
+    assert own.num_rows == 4 * 5
+    assert set(own["prompt"].to_pylist()) == {f"Question: {d['question']}\nAnswer:" for d in lines}
+    with pytest.raises(DataError, match="no such folder"):
+        Plan(load_config(None, data=str(tmp_path / "absent"))).manifest()
 
 
 def test_chat_needs_a_template() -> None:
