@@ -30,6 +30,9 @@ def session() -> Iterator[None]:
     """Joins the cluster that RAY_ADDRESS names, or starts one on this machine; quiet either way.
 
     A session that is already there (a test's) is used and left running.
+
+    Raises:
+        ResourceError: there is no cluster at the address, or none could be started.
     """
     # Before the first import of ray, which reads them.
     if "RAY_ADDRESS" not in os.environ:
@@ -42,8 +45,16 @@ def session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with _silent_start():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        with _silent_start():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+        address = os.environ.get("RAY_ADDRESS")
+        what = f"join the Ray cluster at {address}" if address else "start Ray on this machine"
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ResourceError(
+            f"could not {what}: {reason}; check RAY_ADDRESS, the cluster's token and its head node"
+        ) from error
     try:
         yield
     finally:
