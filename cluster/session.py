@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ def session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _check_reachable()
     try:
         with _silent_start():
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -59,6 +61,21 @@ def session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable() -> None:
+    """Asks the cluster's port once: Ray itself would try for minutes, without a word."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in address:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise ResourceError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error.strerror or error}); start "
+            "it, or unset RAY_ADDRESS to run on this machine"
+        ) from error
 
 
 @contextlib.contextmanager
