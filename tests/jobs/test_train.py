@@ -22,7 +22,7 @@ from jobs.train.config import Shape, TrainConfig, TrainError, with_settings
 from jobs.train.corpus import CORPUS_FILE, HELD_OUT_FILE, KINDS, Corpus
 from jobs.train.model import build_model, hidden_states, llama_config
 from jobs.train.objectives import OBJECTIVES
-from jobs.train.optim import orthogonalise
+from jobs.train.optim import make_optimizers
 from jobs.train.synthetic import drill
 from jobs.train.tokenizer import EOS_ID, MASK, MASK_ID
 
@@ -214,10 +214,18 @@ def test_autoregressive_checkpoint_is_an_ordinary_folder(corpus: Path, tmp_path:
     assert "lm_head.weight" not in load_file(tmp_path / "model" / "model.safetensors")
 
 
-def test_orthogonalise_evens_out_singular_values() -> None:
-    matrices = torch.randn(3, 24, 8, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalise(matrices))
-    assert values.min() > 0.6 and values.max() < 1.3
+def test_matrices_go_to_muon_and_the_rest_to_adamw() -> None:
+    model = build_model(TINY, seed=0)
+    muon, adamw = make_optimizers(model, TrainConfig())
+    names = {id(p): name for name, p in model.named_parameters()}
+    held = [
+        {names[id(p)] for group in optimizer.param_groups for p in group["params"]}
+        for optimizer in (muon, adamw)
+    ]
+    assert held[0] | held[1] == set(names.values())
+    assert not held[0] & held[1]
+    assert all("proj" in name for name in held[0])
+    assert all("norm" in name or "embed" in name for name in held[1])
 
 
 def test_settings_name_the_nearest_key() -> None:
