@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Cache
 
 from decoders.models.base import Model, attention_bias
-from decoders.noise import CounterNoise, Noise, seed_of
+from decoders.noise import CounterNoise, Noise
 from decoders.registry import Autoregressive
 from decoders.sampling import gumbel_argmax
 from decoders.slots import Slot, Timing, bucket, check_request
@@ -168,7 +168,7 @@ class AutoregressiveEngine:
         if not any(request.decoder.temperature for request in requests):
             return logits_BV.argmax(-1)
         device, positions_B1 = logits_BV.device, (prompt_B + count_B)[:, None]
-        seeds_B = torch.tensor([seed_of(request.sid) for request in requests], device=device)
+        seeds_B = torch.tensor([slot.seed for slot in rows.values()], device=device)
         uniform_B1V = self._noise.over_vocabulary(
             seeds_B, count_B, positions_B1, logits_BV.shape[1], 0
         )

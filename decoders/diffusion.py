@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from decoders.models.base import Model, attention_bias
-from decoders.noise import CounterNoise, Noise, seed_of
+from decoders.noise import CounterNoise, Noise
 from decoders.registry import Llada
 from decoders.sampling import entropy, gumbel_argmax, probability_of, top2_gap
 from decoders.selection import quota, top_quota
@@ -178,7 +178,7 @@ class DiffusionEngine:
         state.random_S[i] = decoder.remasking == "random"
         state.no_eos_S[i] = decoder.logits_eos_inf
         state.eos_last_S[i] = decoder.confidence_eos_eot_inf
-        state.seed_S[i] = seed_of(request.sid)
+        state.seed_S[i] = self._slots[i].seed
 
     def _denoise(self, s: _State, rows: dict[int, int], traced: bool) -> _Step | None:
         """One pass: predicts every masked position and commits the best; updates `s` in place."""

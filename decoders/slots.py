@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from decoders.models.base import Model
+from decoders.noise import seed_of
 from decoders.types import DecoderError, Request, Result
 
 
@@ -69,6 +70,10 @@ class Slot:
     passes: int = 0
     share: list[tuple["Timing", float]] = field(default_factory=list)
     """The passes that it took part in and its share of each."""
+    seed: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seed = seed_of(self.request.sid)
 
     def charge(self, timing: "Timing", positions: int, total: int) -> None:
         self.positions += positions

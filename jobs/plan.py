@@ -47,7 +47,7 @@ class Plan:
         return {
             name: ModelSpec(
                 name=name,
-                source=str(self.checkpoints[name].folder),
+                source=self.checkpoints[name].source,
                 digest=self.checkpoints[name].digest,
                 dtype=model.dtype,
                 slots=model.slots,
@@ -77,7 +77,7 @@ class Plan:
                     )
             points = itertools.product(self.config.modes, entry.models, self.config.tasks)
             for mode, name, task in points:
-                for decoder in _sweep(entry, task):
+                for decoder in sweep(entry, task):
                     cell = self._cell(mode, name, task, decoder)
                     cells.setdefault(cell.cell_id, cell)
         return list(cells.values())
@@ -211,7 +211,7 @@ class Plan:
         return {}
 
 
-def _sweep(entry: DecoderConfig, task: str) -> Iterator[Decoder]:
+def sweep(entry: DecoderConfig, task: str) -> Iterator[Decoder]:
     """The decoders of an entry for a task: every combination of the listed settings."""
     settings: Mapping[str, Any] = {**entry.settings, **entry.per_task.get(task, {})}
     axes = [value if isinstance(value, list) else [value] for value in settings.values()]

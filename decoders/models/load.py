@@ -54,6 +54,10 @@ def check(checkpoint: Checkpoint) -> None:
         ModelError: the family is unknown, a file is cut short, or a tensor is missing, too many,
             or of another shape than the config says; the message names it.
     """
+    _checked(checkpoint)
+
+
+def _checked(checkpoint: Checkpoint) -> "_Plan":
     plan = _plan(checkpoint)
     published = {name: key for key, name in plan.names.items()}
     expected = plan.network.state_dict()
@@ -72,6 +76,7 @@ def check(checkpoint: Checkpoint) -> None:
     for name, key in published.items():
         if name not in expected:
             raise ModelError(f"model {checkpoint.name}: tensor {key} is not expected")
+    return plan
 
 
 def load_model(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float32") -> Model:
@@ -80,8 +85,7 @@ def load_model(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float3
     Raises:
         ModelError: as `check`.
     """
-    check(checkpoint)
-    plan = _plan(checkpoint)
+    plan = _checked(checkpoint)
     state: dict[str, Tensor] = {}
     for file in checkpoint.weight_files:
         with safe_open(file, framework="pt", device=device) as tensors:

@@ -38,6 +38,9 @@ class Checkpoint:
 
     name: str
     folder: Path
+    source: str
+    """What finds the same checkpoint on another node: a bundled name, an absolute folder, or a hub
+    name with its commit."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -139,12 +142,12 @@ def find_checkpoint(source: str) -> Checkpoint:
         ModelError: there is no such model.
     """
     if source in bundled():
-        return Checkpoint(source, BUNDLED / source)
+        return Checkpoint(source, BUNDLED / source, source)
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise ModelError(f"model {source}: the folder holds no config.json")
-        return Checkpoint(folder.name, folder.resolve())
+        return Checkpoint(folder.name, folder.resolve(), str(folder.resolve()))
     if not _HUB_NAME.fullmatch(source):
         raise ModelError(
             f"there is no model {source!r}: no bundled model, no folder, no hub name"
@@ -161,4 +164,4 @@ def find_checkpoint(source: str) -> Checkpoint:
             f"model {source!r} could not be fetched from the hub ({reason}); give a local folder, "
             f"or one of the bundled models: {', '.join(bundled())}"
         ) from error
-    return Checkpoint(name.rpartition("/")[2], Path(path))
+    return Checkpoint(name.rpartition("/")[2], Path(path), f"{name}@{Path(path).name}")

@@ -122,6 +122,31 @@ def test_a_missing_model_names_the_nearest() -> None:
         find_checkpoint("tiny-mdml")
 
 
+def test_a_source_finds_the_same_checkpoint_on_another_node(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copy.parent)
+    for given, source in (("tiny-ar", "tiny-ar"), ("./model", str(copy))):
+        assert find_checkpoint(given).source == source
+        assert find_checkpoint(source).folder == find_checkpoint(given).folder
+
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
+        assert "*.py" not in allow_patterns
+        assert "*.bin" not in allow_patterns
+        return str(copy.parent / "snapshots" / "0123abcd")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    found = find_checkpoint("owner/LLaDA-8B")
+    assert (found.name, found.source) == ("LLaDA-8B", "owner/LLaDA-8B@0123abcd")
+    assert find_checkpoint(found.source).source == found.source
+    assert asked == [("owner/LLaDA-8B", None), ("owner/LLaDA-8B", "0123abcd")]
+
+
 def test_equal_weights_have_equal_digests(copy: Path) -> None:
     original = find_checkpoint("tiny-mdlm").digest
     assert find_checkpoint(str(copy)).digest == original

@@ -5,6 +5,7 @@ import yaml
 
 from jobs.config import CONFIGS, EMBEDDED, load_config
 from jobs.errors import UserError
+from jobs.plan import sweep
 
 
 def write(folder: Path, **changes: object) -> Path:
@@ -18,7 +19,11 @@ def test_every_shipped_config_is_valid() -> None:
     found = sorted(CONFIGS.glob("*.yaml"))
     assert EMBEDDED in found
     for path in found:
-        assert load_config(path).name == path.stem
+        config = load_config(path)
+        assert config.name == path.stem
+        for entry in config.decoders:
+            for task in config.tasks:
+                assert list(sweep(entry, task)), f"{path.stem}: {entry.recipe} on {task}"
 
 
 def test_the_default_sweeps_all_tasks_and_four_budgets() -> None:
