@@ -5,7 +5,7 @@ through the same filters as the final one. Steps are counted from 1, the last is
 output. Early right answers are the subject of Prophet (arXiv:2508.19982).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ def converge(judged: Sequence[tuple[str | None, bool | None]]) -> Convergence:
 
 
 def converge_texts(
-    texts: Sequence[str], score: Callable[[str], Score]
+    texts: Sequence[str], score: Callable[[str], Score], at: Container[int] | None = None
 ) -> tuple[list[Judged], Convergence]:
     """Scores the text of each step and summarises.
 
@@ -66,14 +66,31 @@ def converge_texts(
     Args:
         texts: The output as it would have been at steps 1 to S, cut at the stop strings.
         score: A task's `score` with the sample bound.
+        at: The steps to score besides the last, where scoring is expensive; None for all.
 
     Returns:
-        The judgement of each step, aligned with `texts`, and their summary.
+        The judgement of each step, aligned with `texts`, and their summary over the steps that
+        were scored. A step that was not is neither right nor wrong: (None, None).
     """
     seen: dict[str, Judged] = {}
-    for text in texts:
+    judged = [Judged(None, None)] * len(texts)
+    steps = [step for step in range(1, len(texts) + 1) if at is None or step in at]
+    if texts and steps[-1:] != [len(texts)]:
+        steps.append(len(texts))
+    for step in steps:
+        text = texts[step - 1]
         if text not in seen:
             scored = score(text)
             seen[text] = Judged(scored.answer, scored.correct)
-    judged = [seen[text] for text in texts]
-    return judged, converge(judged)
+        judged[step - 1] = seen[text]
+    found = converge([judged[step - 1] for step in steps])
+
+    def step_of(place: int | None) -> int | None:
+        return None if place is None else steps[place - 1]
+
+    return judged, Convergence(
+        step_of(found.first_correct_step),
+        step_of(found.converged_step),
+        step_of(found.last_change_step),
+        found.oscillated,
+    )

@@ -1,30 +1,45 @@
 """HumanEval: write a Python function from its docstring (Chen et al., arXiv:2107.03374).
 
-Prompts and stop strings are those of lm-eval's task `humaneval` (version 1). What a model
-wrote is never run here: rows say `not_executed` and `correct` is null. What can be said
-without running it are two static facts, read from the syntax tree.
+Prompts, stop strings and the program that is judged are those of lm-eval's tasks `humaneval`
+(version 1) and `humaneval_instruct` (version 4). What a model wrote runs in a sandbox, and the
+official tests run outside of it; without a sandbox nothing runs, rows say `not_executed` and
+`correct` is null.
 """
 
 import ast
+import hashlib
+import math
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from evaluators import sandbox
 from evaluators.store import read
 from evaluators.task import Prompt, Sample, Score, Scorer, Task
 
 UNTIL = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-MAX_PROGRAM_CHARS = 32_768
+FENCE = "```"
+INSTRUCTION = (
+    "Write a solution to the following problem and make sure that it passes the tests:\n"
+    "```python\n{prompt}\n```\n"
+)
+ANSWER = "Here is the completed function:\n```python\n{prompt}\n"
+PASS_AT = (1, 2, 8, 10, 16, 32, 64, 100)
+"""The k of pass@k, as far as every problem has as many outputs."""
+JUDGED_SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
+MAX_PARSED_CHARS = 32_768
 """Longer programs count as not parsing: the parser's memory and stack grow with its input."""
 
 
 def load(data: Path | None = None) -> list[Sample]:
-    """The 164 problems; `sample_id` is the official task_id.
+    """The 164 problems; `sample_id` is the official task_id, `target` the official solution.
 
     Raises:
         DataError: The data cannot be read.
     """
-    return [Sample(row["task_id"], None, None, row) for row in read("humaneval_test", data)]
+    rows = read("humaneval_test", data)
+    return [Sample(row["task_id"], row["canonical_solution"], None, row) for row in rows]
 
 
 def prompts(
@@ -40,34 +55,117 @@ def prompts(
     return [Prompt(sample.fields["prompt"], UNTIL) for sample in samples]
 
 
+def prompts_instruct(
+    samples: Sequence[Sample], num_fewshot: int = 0, data: Path | None = None
+) -> list[Prompt]:
+    """A request to solve the problem, and an answer that has begun with the official prompt.
+
+    Raises:
+        ValueError: num_fewshot is not 0: the benchmark has no examples.
+    """
+    if num_fewshot:
+        raise ValueError(f"humaneval-instruct: num_fewshot must be 0, got {num_fewshot}")
+    built = []
+    for sample in samples:
+        request, answer = (
+            form.format(prompt=sample.fields["prompt"]) for form in (INSTRUCTION, ANSWER)
+        )
+        built.append(Prompt(request + answer, UNTIL, answer))
+    return built
+
+
 def score(sample: Sample, output: str, scorer: Scorer | None = None) -> Score:
-    """Reads prompt and output as one program, without running it; never raises.
+    """Judges prompt and output as one program; never raises, whatever the text.
 
     Returns:
-        A score that is not executed, with the metrics `parses` (the program is valid Python)
-        and `has_body` (it also defines the asked function with more than a docstring, which an
-        empty output does not).
+        `correct` by the official tests, or None where nothing could run. The metrics are
+        `parses` (the program is valid Python) and `has_body` (it also defines the asked function
+        with more than a docstring, which an empty output does not).
     """
-    tree = _parse(sample.fields["prompt"] + output)
+    program = sample.fields["prompt"] + output
+    tree = _parse(program)
     metrics = {
         "parses": float(tree is not None),
         "has_body": float(tree is not None and _has_body(tree, sample.fields["entry_point"])),
     }
-    return Score(correct=None, metrics=metrics, executed=False)
+    cannot_load = tree is None and len(program) <= MAX_PARSED_CHARS
+    correct = _passes(sample, program, cannot_load)
+    return Score(
+        correct=correct,
+        score=None if correct is None else float(correct),
+        metrics=metrics,
+        executed=correct is not None,
+        sample_id=sample.sample_id,
+    )
+
+
+def score_instruct(sample: Sample, output: str, scorer: Scorer | None = None) -> Score:
+    """As `score`, of the output up to the end of its code block."""
+    return score(sample, output.partition(FENCE)[0], scorer)
 
 
 def aggregate(scores: Sequence[Score]) -> dict[str, float]:
-    """The shares of programs that parse and that have a body, in 0 to 1; empty without scores."""
+    """Shares in 0 to 1; empty without scores.
+
+    Returns:
+        `parses` and `has_body`, and over the problems that were judged `pass@k`: the mean of
+        the unbiased estimates, for each k of which every problem has as many outputs.
+    """
     if not scores:
         return {}
-    return {
+    shares = {
         name: sum(item.metrics[name] for item in scores) / len(scores)
         for name in ("parses", "has_body")
     }
+    outputs: dict[str, list[bool]] = defaultdict(list)
+    for place, item in enumerate(scores):
+        if item.correct is not None:
+            outputs[item.sample_id or f"#{place}"].append(item.correct)
+    fewest = min(map(len, outputs.values()), default=0)
+    for k in PASS_AT:
+        if k <= fewest:
+            estimates = [pass_at_k(len(found), sum(found), k) for found in outputs.values()]
+            shares[f"pass@{k}"] = sum(estimates) / len(estimates)
+    return shares
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """The chance that one of k outputs is right, from n outputs of which c are.
+
+    1 - C(n-c, k) / C(n, k): unbiased, unlike 1 - (1 - c/n)^k (Chen et al., section 2.1).
+
+    Raises:
+        ValueError: Not 1 <= k <= n and 0 <= c <= n.
+    """
+    if not (1 <= k <= n and 0 <= c <= n):
+        raise ValueError(f"pass@k needs 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}")
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def _passes(sample: Sample, program: str, cannot_load: bool) -> bool | None:
+    """The sandbox's verdict; None if there is no sandbox, or it did not start."""
+    tier = sandbox.probe().tier
+    if tier is None:
+        return None
+    if cannot_load:  # the same parser would say so inside
+        return False
+    fields = sample.fields
+    digest = hashlib.sha256(program.encode("utf-8", "surrogatepass")).digest()
+    case = sandbox.Case(
+        program=program,
+        entry_point=fields["entry_point"],
+        tests=fields["test"],
+        setup=fields["prompt"],
+        seed=int.from_bytes(digest[:8], "big"),  # so that a program's verdict stays the same
+    )
+    try:
+        return sandbox.check(case, tier).passed
+    except sandbox.SandboxError:
+        return None
 
 
 def _parse(program: str) -> ast.Module | None:
-    if len(program) > MAX_PROGRAM_CHARS:
+    if len(program) > MAX_PARSED_CHARS:
         return None
     try:
         with warnings.catch_warnings():
@@ -89,12 +187,25 @@ def _has_body(tree: ast.Module, entry_point: str) -> bool:
     return len(body) > (ast.get_docstring(functions[-1], clean=False) is not None)
 
 
-TASK = Task(
-    name="humaneval",
-    version="1",
-    load=load,
-    prompts=prompts,
-    score=score,
-    aggregate=aggregate,
-    has_answer=False,  # nothing here judges a program, so no step can be right
+TASKS = (
+    Task(
+        name="humaneval",
+        version="2",
+        load=load,
+        prompts=prompts,
+        score=score,
+        aggregate=aggregate,
+        has_answer=True,
+        judged_shares=JUDGED_SHARES,
+    ),
+    Task(
+        name="humaneval-instruct",
+        version="1",
+        load=load,
+        prompts=prompts_instruct,
+        score=score_instruct,
+        aggregate=aggregate,
+        has_answer=True,
+        judged_shares=JUDGED_SHARES,
+    ),
 )

@@ -12,7 +12,7 @@ class UnknownTaskError(ValueError):
 
 def tasks() -> dict[str, Task]:
     """Every task by its name."""
-    return {task.name: task for task in (*gsm8k.TASKS, mmlu.TASK, humaneval.TASK, lm1b.TASK)}
+    return {task.name: task for task in (*gsm8k.TASKS, mmlu.TASK, *humaneval.TASKS, lm1b.TASK)}
 
 
 def get_task(name: str) -> Task:

@@ -32,6 +32,9 @@ class Prompt:
     text: str
     until: tuple[str, ...]
     """Stop strings: the output ends before the first of them."""
+    prefix: str = ""
+    """The end of `text` that is the beginning of the answer: in a chat it opens the assistant's
+    turn, and the rest of `text` is the user's."""
 
     @property
     def sha256(self) -> str:
@@ -53,6 +56,8 @@ class Score:
     """False: the output is a program and nothing ran it; the row says `not_executed`."""
     category: str | None = None
     """The sample's, for aggregates by category."""
+    sample_id: str | None = None
+    """The sample's, for aggregates over several outputs for each."""
 
 
 class LogLikelihood(NamedTuple):
@@ -96,3 +101,12 @@ class Task:
     needs_scorer: bool = False
     """Whether `score` wants a causal model's log-likelihoods."""
     max_fewshot: int = 0
+    judged_shares: tuple[float, ...] | None = None
+    """Where scoring is expensive: the shares of the step budget after which a trace is scored,
+    besides its end. None: every step is."""
+
+    def judged_steps(self, budget: int) -> frozenset[int] | None:
+        """The steps that `judged_shares` means; a share that no whole step fills means none."""
+        if self.judged_shares is None:
+            return None
+        return frozenset(int(share * budget) for share in self.judged_shares) - {0}

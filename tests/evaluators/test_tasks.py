@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from evaluators import LogLikelihood, UnknownTaskError, get_task, tasks
+from evaluators import LogLikelihood, UnknownTaskError, get_task, sandbox, tasks
 
-NAMES = ["gsm8k", "gsm8k-resampled", "mmlu", "humaneval", "lm1b"]
+NAMES = ["gsm8k", "gsm8k-resampled", "mmlu", "humaneval", "humaneval-instruct", "lm1b"]
 HOSTILE = [
     "",
     "\x00" * 100,
@@ -59,9 +59,11 @@ def test_a_task_goes_from_data_to_aggregates(name) -> None:
     prompts = task.prompts(samples, task.max_fewshot)
     assert len(prompts) == len(samples)
     assert all(prompt.text and prompt.until for prompt in prompts)
+    assert all(prompt.text.endswith(prompt.prefix) for prompt in prompts)
     scores = [task.score(sample, sample.target or "", scorer) for sample in samples[:20]]
     if task.has_answer:
-        assert all(score.correct for score in scores)
+        assert all(score.correct for score in scores if score.executed)
+        assert all(score.executed for score in scores) or sandbox.probe().tier is None
     assert all(isinstance(value, float) for value in task.aggregate(scores).values())
     assert task.aggregate([]) == {}
     with pytest.raises(ValueError, match=f"{name}: num_fewshot must be"):
