@@ -33,7 +33,7 @@ class TrainConfig:
     corpus_scale: float = 1.0
     """Part of the generated documents and of the long texts that goes into the corpus."""
     batch_tokens: int = 131072
-    """Positions of one step; documents are packed into them and do not see each other."""
+    """Positions of one step that go through the model; documents do not see each other."""
     lr: float = 5e-3
     optimizer: str = "muon"
     """`muon`: Muon for the matrices, AdamW for embeddings and norms. `adamw`: AdamW for all."""
@@ -51,7 +51,24 @@ class TrainConfig:
     problem_weight: float = 3.0
     """Loss weight of word problems and drills against text, whose loss is larger by nature."""
     question_weight: float = 0.2
-    """Loss weight of a prompt's tokens for the autoregressive model."""
+    """Loss weight of a prompt's tokens where the next token is predicted (ar, bd)."""
+    bd_size: int = 16
+    """Positions a block of the block-diffusion model: a power of two up to 128."""
+    unroll: int = 6
+    """Most tokens that a joint sampler writes in training before the full model is asked again;
+    how many is drawn from 1 to this for each step."""
+    joint_rows: int = 160
+    """Documents a step of a joint sampler, each up to `joint_length` positions."""
+    joint_length: int = 160
+    candidates: int = 32
+    """Masked positions of a document among which a joint sampler writes and is judged."""
+    teacher_share: float = 0.3
+    """Part of a joint sampler's rows whose tokens come from the data, not from its own draws."""
+    stray_share: float = 0.5
+    """Part of its rows whose positions are drawn in proportion to their entropy, since a token that
+    was certain beforehand teaches nothing; in the others the least entropy is next, as decoded."""
+    hidden_weight: float = 4.0
+    """Weight of its distance to the full model's hidden states, against the divergence."""
     log_every: int = 100
     save_minutes: float = 2.0
     validations: int = 4
@@ -71,7 +88,10 @@ class TrainConfig:
                 )
         if self.shape.hidden_size % (2 * self.shape.heads):
             raise TrainError("hidden_size must be an even multiple of heads")
-        for name in ("batch_tokens", "lr", "log_every", "t_min", "clip", "corpus_scale"):
+        if self.bd_size not in (2, 4, 8, 16, 32, 64, 128):
+            raise TrainError(f"bd_size must be a power of two up to 128, got {self.bd_size}")
+        positive = ("batch_tokens", "lr", "log_every", "t_min", "clip", "corpus_scale", "unroll")
+        for name in (*positive, "joint_rows", "joint_length", "candidates"):
             if getattr(self, name) <= 0:
                 raise TrainError(f"{name} must be positive, got {getattr(self, name)}")
 

@@ -3,7 +3,7 @@
 Legend: N positions of a batch, K of them selected for the loss.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ class Batch(NamedTuple):
     """[N]"""
     positions: Tensor
     """[N]"""
-    boundaries: Tensor
-    """[R+1]"""
+    attention: dict[str, Any]
+    """What the model's attention function is told of who sees whom."""
     select: Tensor
     """[K] Positions whose logits enter the loss."""
     targets: Tensor
@@ -39,7 +39,15 @@ class Batch(NamedTuple):
 
 
 class Objective(Protocol):
-    causal: bool
+    @property
+    def attention(self) -> str:
+        """Name of the attention function that the model is built with."""
+        ...
+
+    @property
+    def streams(self) -> int:
+        """How often each position of a document goes through the model."""
+        ...
 
     def layout(
         self, rng: np.random.Generator, kind: str, prompt: Ints, real: Ints, ends: Ints
@@ -55,7 +63,7 @@ def _uniform(rng: np.random.Generator, high: Ints) -> Ints:
     return np.asarray(rng.integers(0, np.maximum(high, 0) + 1), dtype=np.int64)
 
 
-def _kind_weights(config: TrainConfig, packed: Packed) -> Tensor:
+def kind_weights(config: TrainConfig, packed: Packed) -> Tensor:
     is_problem = (packed.kind == PROBLEMS) | (packed.kind == DRILLS)
     return torch.where(is_problem, config.problem_weight, 1.0)
 
@@ -68,7 +76,8 @@ class Diffusion:
     the end of its canvas, as it is when decoded.
     """
 
-    causal = False
+    attention = "unmask_packed"
+    streams = 1
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -102,7 +111,7 @@ class Diffusion:
         maskable = (packed.positions >= packed.clean) & (packed.real > 0)
         masked = maskable & (torch.rand(len(tokens), generator=noise, device=device) < rate)
         base = torch.where(packed.positions < packed.real, 1.0, self.config.fill_weight)
-        base = base * _kind_weights(self.config, packed)
+        base = base * kind_weights(self.config, packed)
         weights = torch.where(masked, base / rate, 0.0)
         # A fixed number of selected positions keeps shapes static: masked ones first.
         select = masked.to(torch.uint8).argsort(descending=True, stable=True)
@@ -112,7 +121,7 @@ class Diffusion:
         return Batch(
             torch.where(masked, MASK_ID, tokens),
             packed.positions,
-            packed.boundaries,
+            {"boundaries": packed.boundaries, "causal": False},
             select,
             tokens[select],
             weights[select],
@@ -124,7 +133,8 @@ class Diffusion:
 class NextToken:
     """Ordinary language modelling; a prompt's tokens weigh less than its response's."""
 
-    causal = True
+    attention = "unmask_packed"
+    streams = 1
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -138,19 +148,16 @@ class NextToken:
         after = packed.positions + 1
         weights = torch.where(after < packed.clean, self.config.question_weight, 1.0)
         weights = torch.where(after < packed.real, weights, 0.0)
-        weights = weights * _kind_weights(self.config, packed)
+        weights = weights * kind_weights(self.config, packed)
         mass = torch.zeros(kinds, device=weights.device)
         mass.index_add_(0, packed.kind, weights)
         return Batch(
             packed.tokens,
             packed.positions,
-            packed.boundaries,
+            {"boundaries": packed.boundaries, "causal": True},
             torch.arange(len(after), device=weights.device),
             packed.tokens.roll(-1),
             weights,
             packed.kind,
             mass,
         )
-
-
-OBJECTIVES: dict[str, type[Diffusion] | type[NextToken]] = {"mdlm": Diffusion, "ar": NextToken}

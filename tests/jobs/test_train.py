@@ -3,6 +3,7 @@
 import json
 import lzma
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,30 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
+from decoders import find_checkpoint, load_model
+from decoders.joint import load_sampler
 from decoders.models.llada import stock_name
 from jobs.train import data as training_data
+from jobs.train import joint_score
 from jobs.train.__main__ import main
 from jobs.train.batches import Mixer, pack
 from jobs.train.config import Shape, TrainConfig, TrainError, with_settings
 from jobs.train.corpus import CORPUS_FILE, HELD_OUT_FILE, KINDS, Corpus
+from jobs.train.joint import JointTask, Written, base_model
 from jobs.train.model import build_model, hidden_states, llama_config
-from jobs.train.objectives import OBJECTIVES
 from jobs.train.optim import make_optimizers
+from jobs.train.publish import block_config
 from jobs.train.synthetic import drill
-from jobs.train.tokenizer import EOS_ID, MASK, MASK_ID
+from jobs.train.tasks import OBJECTIVES
+from jobs.train.tokenizer import EOS_ID, MASK, MASK_ID, load_tokenizer
 
 TINY = Shape(vocab_size=400, hidden_size=16, layers=2, heads=2, intermediate_size=32)
 TINY_SETTINGS = {
@@ -39,6 +51,8 @@ TINY_SETTINGS = {
     "warmup_steps": 2,
     "validations": 1,
     "validation_problems": 1,
+    "joint_rows": 16,
+    "joint_length": 96,
 }
 
 
@@ -90,6 +104,14 @@ def corpus(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundled_tokenizer(root: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(root / "decoders" / "bundled" / "tiny-mdlm")
+
+
+@pytest.fixture(scope="module")
+def base(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A masked-diffusion checkpoint of the tiny shape, after one step."""
+    out = tmp_path_factory.mktemp("base")
+    assert run("mdlm", corpus, out, "--steps", "1", validations=0) == 0
+    return out / "model"
 
 
 def run(recipe: str, corpus: Path, out: Path, *more: str, **changes: object) -> int:
@@ -170,24 +192,27 @@ def test_packed_rows_see_only_themselves(recipe: str, corpus: Path) -> None:
     stock = LlamaForCausalLM(llama_config(TINY))
     stock.load_state_dict(model.state_dict())
     with torch.no_grad():
-        ours = hidden_states(
-            model, batch.inputs, batch.positions, batch.boundaries, objective.causal
-        )
-        for a, b in zip(batch.boundaries[:5], batch.boundaries[1:6], strict=True):
+        tokens_1N, positions_1N = batch.inputs[None], batch.positions[None]
+        ours = hidden_states(model, tokens_1N, positions_1N, batch.attention)[0]
+        ends = batch.attention["boundaries"]
+        for a, b in pairwise(ends[:6].tolist()):
             mask = torch.zeros(1, 1, b - a, b - a)
-            if objective.causal:
+            if recipe == "ar":
                 mask = torch.full_like(mask, float("-inf")).triu(1)
             row = stock.model(input_ids=batch.inputs[None, a:b], attention_mask=mask)
             torch.testing.assert_close(ours[a:b], row.last_hidden_state[0])
 
 
-@pytest.mark.parametrize("recipe", ["mdlm", "ar"])
-def test_resumed_run_has_the_same_losses(recipe: str, corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["mdlm", "ar", "bd", "joint"])
+def test_resumed_run_has_the_same_losses(
+    recipe: str, corpus: Path, base: Path, tmp_path: Path
+) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(recipe, corpus, whole, "--steps", "6", validations=0) == 0
-    assert run(recipe, corpus, parts, "--steps", "6", "--pause", "3", validations=0) == 0
+    length = ["--steps", "6", *(["--base", str(base)] if recipe == "joint" else [])]
+    assert run(recipe, corpus, whole, *length, validations=0) == 0
+    assert run(recipe, corpus, parts, *length, "--pause", "3", validations=0) == 0
     assert not (parts / "model").exists()
-    assert run(recipe, corpus, parts, "--steps", "6", "--resume", validations=0) == 0
+    assert run(recipe, corpus, parts, *length, "--resume", validations=0) == 0
     assert len(losses(whole)) == 6
     assert losses(parts) == losses(whole)
     one, other = (load_file(out / "model" / "model.safetensors") for out in (whole, parts))
@@ -212,6 +237,117 @@ def test_autoregressive_checkpoint_is_an_ordinary_folder(corpus: Path, tmp_path:
     assert type(model) is LlamaForCausalLM
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert "lm_head.weight" not in load_file(tmp_path / "model" / "model.safetensors")
+
+
+def test_block_diffusion_checkpoint_has_the_published_layout(
+    corpus: Path, base: Path, tmp_path: Path
+) -> None:
+    """Stock Qwen2 loads it; with zero biases it is the Llama that was trained."""
+    assert run("bd", corpus, tmp_path, "--steps", "1", "--init", str(base)) == 0
+    folder = tmp_path / "model"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "Fast_dLLM_Qwen" and config["bd_size"] == 16
+    assert config["architectures"] == ["Fast_dLLM_QwenForCausalLM"]
+    assert (config["mask_token_id"], config["eos_token_id"]) == (MASK_ID, EOS_ID)
+    tensors = load_file(folder / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    biases = [tensor for name, tensor in tensors.items() if name.endswith(".bias")]
+    assert len(biases) == 3 * TINY.layers and not any(bias.any() for bias in biases)
+    qwen = Qwen2Config(**{key: config[key] for key in config if key != "model_type"})
+    stock = Qwen2ForCausalLM(qwen)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    stock.load_state_dict(tensors)
+    llama = LlamaForCausalLM(llama_config(TINY))
+    llama.load_state_dict({k: v for k, v in tensors.items() if not k.endswith(".bias")})
+    tokens = torch.arange(2, 34)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(stock(tokens).logits, llama(tokens).logits)
+
+
+def test_block_diffusion_begins_with_the_weights_it_is_given(
+    corpus: Path, base: Path, tmp_path: Path
+) -> None:
+    given = {stock_name(k): v for k, v in load_file(base / "model.safetensors").items()}
+    more = ["--steps", "1", "--init", str(base)]
+    assert run("bd", corpus, tmp_path, *more, lr=1e-9, validations=0) == 0
+    made = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(made[name], given[name]) for name in given if name)
+
+
+def test_joint_sampler_learns_and_is_loaded_again(corpus: Path, base: Path, tmp_path: Path) -> None:
+    settings = {"lr": 1e-2, "validation_problems": 8}
+    more = ["--steps", "30", "--base", str(base)]
+    assert run("joint", corpus, tmp_path, *more, unroll=3, log_every=10, **settings) == 0
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[3]["loss"] < 0.9 * rows[0]["loss"]
+    score = rows[-1]["apart"]
+    assert score["rows"] == 8
+    one = score["random, 1 written, kl"]
+    gain = one["stale"][0] - one["sampler"][0]
+    assert one["stale - sampler"][0] == pytest.approx(gain, abs=2e-5)
+    sampler = load_sampler(tmp_path / "model", load_model(find_checkpoint(str(base))))
+    assert not any(parameter.requires_grad for parameter in sampler.parameters())
+    more = ["--steps", "1", "--base", str(base), "--init", str(tmp_path / "model")]
+    assert run("joint", corpus, tmp_path / "on", *more, lr=1e-9, validations=0) == 0
+    one, other = (
+        load_file(out / "model" / "model.safetensors") for out in (tmp_path, tmp_path / "on")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_bundled_joint_sampler_is_nearer_than_stale_distributions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["--sampler", "tiny-joint", "--base", "tiny-mdlm", "--text", "news", "--rows", "24"]
+    assert joint_score.main([*argv, "--device", "cpu"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    for written in (1, 2, 3):
+        one = score[f"random, {written} written, kl"]
+        assert one["stale - sampler"][1] > 0
+
+
+@pytest.mark.parametrize("sampler", ["tiny-ar", "nowhere"])
+def test_score_without_a_sampler_is_one_line(
+    sampler: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert joint_score.main(["--sampler", sampler, "--base", "tiny-mdlm"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and sampler in error
+
+
+def test_bundled_block_diffusion_model_is_the_published_layout(root: Path) -> None:
+    folder = root / "decoders" / "bundled" / "tiny-bd"
+    config = json.loads((folder / "config.json").read_text())
+    assert config == block_config(Shape(), 16)
+    model = Qwen2ForCausalLM(Qwen2Config(**{k: v for k, v in config.items() if k != "model_type"}))
+    tensors = load_file(folder / "model.safetensors")
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    assert missing == ["lm_head.weight"] and not unexpected
+
+
+def test_joint_sampler_is_trained_on_canvases_that_decoding_meets(corpus: Path, base: Path) -> None:
+    """Masks only in responses and only at candidates that count; a write fills one of them."""
+    config = with_settings(TrainConfig(), [f.removeprefix("--set=") for f in flags(joint_rows=32)])
+    cpu = torch.device("cpu")
+    tokens = Corpus.load(corpus / CORPUS_FILE)
+    task = JointTask(config, base_model(str(base), cpu), tokens, load_tokenizer(corpus), [], cpu)
+    task.noise.manual_seed(0)
+    canvas = task.canvas(0)
+    masked_BL = canvas.tokens_BL == MASK_ID
+    assert not (masked_BL & ~canvas.real_BL).any() and (masked_BL.sum(1) > 0).any()
+    assert torch.equal(masked_BL.gather(1, canvas.at_BK), canvas.masked_BK)
+    assert torch.equal(canvas.tokens_BL[~masked_BL], canvas.truth_BL[~masked_BL])
+    enough_B = masked_BL.sum(1) >= config.candidates
+    assert canvas.masked_BK[enough_B].all()
+    before = Written(canvas.tokens_BL, canvas.masked_BK)
+    logits = torch.randn(*canvas.at_BK.shape, TINY.vocab_size)
+    after = task.write(canvas, before, logits)
+    changed_BL = after.tokens_BL != before.tokens_BL
+    assert torch.equal(changed_BL.sum(1), canvas.masked_BK.any(1).long())
+    assert (before.tokens_BL[changed_BL] == MASK_ID).all()
+    assert (after.tokens_BL[changed_BL] != MASK_ID).all()
+    left = after.tokens_BL.gather(1, canvas.at_BK) == MASK_ID
+    assert torch.equal(left, after.masked_BK)
 
 
 def test_matrices_go_to_muon_and_the_rest_to_adamw() -> None:
@@ -240,6 +376,15 @@ def test_settings_name_the_nearest_key() -> None:
         (["--set", "lr=fast"], "wants float"),
         (["--set", "optimizer=sgd"], "must be one of"),
         (["--set", "heads=5"], "multiple of heads"),
+        (["--set", "bd_size=12"], "power of two"),
+        (["--recipe", "joint"], "takes --base"),
+        (["--base", "tiny-mdlm"], "takes --base"),
+        (["--recipe", "joint", "--base", "tiny-ar"], "no masked-diffusion model"),
+        (["--recipe", "joint", "--base", "tiny-mdlm"], "tiny-mdlm has 3072"),
+        (["--recipe", "corpus", "--init", "tiny-ar"], "not for corpus"),
+        (["--recipe", "joint", "--base", "BASE", "--init", "BASE"], "is no joint sampler"),
+        (["--recipe", "bd", "--init", "tiny-ra"], "--init tiny-ra"),
+        (["--recipe", "bd", "--init", "tiny-ar"], "--init tiny-ar does not fit"),
         (["--steps", "0"], "must be positive"),
         (["--device", "abacus"], "cannot be used"),
         (["--resume"], "cannot resume"),
@@ -247,9 +392,16 @@ def test_settings_name_the_nearest_key() -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    more: list[str], says: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    more: list[str],
+    says: str,
+    corpus: Path,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    argv = ["--recipe", "ar", "--data", str(corpus), "--out", str(tmp_path), *flags(), *more]
+    capsys.readouterr()
+    argv = ["--recipe", "ar", "--data", str(corpus), "--out", str(tmp_path), *flags()]
+    argv += [str(base) if word == "BASE" else word for word in more]
     assert main(argv) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and says in error
