@@ -1,13 +1,14 @@
 """Checkpoints as stock transformers modules."""
 
 from decoders.models.base import Model
-from decoders.models.load import (
+from decoders.models.families import (
     DIFFUSION_FAMILIES,
-    check,
+    block_of,
     family_of,
-    load_model,
-    load_tokenizer,
+    generation_of,
+    visibility_of,
 )
+from decoders.models.load import check, load_model, load_tokenizer
 from decoders.models.source import Checkpoint, ModelError, bundled, find_checkpoint
 
 __all__ = [
@@ -15,10 +16,13 @@ __all__ = [
     "Checkpoint",
     "Model",
     "ModelError",
+    "block_of",
     "bundled",
     "check",
     "family_of",
     "find_checkpoint",
+    "generation_of",
     "load_model",
     "load_tokenizer",
+    "visibility_of",
 ]

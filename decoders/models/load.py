@@ -1,46 +1,48 @@
-"""From a checkpoint to a `Model`, without remote code, from safetensors only."""
+"""From a checkpoint to a `Model`, without remote code, from safetensors or GGUF only."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
-from decoders.models import llada
+from decoders.models import diffusion_gemma
 from decoders.models.base import Model
+from decoders.models.families import Family, block_of, mask_id_of, reading
+from decoders.models.gguf import GgufCheckpoint, stock_name
 from decoders.models.source import Checkpoint, ModelError
 
-CAUSAL_FAMILIES = ("llama", "qwen2", "qwen3")
-"""Stock causal families whose attention is plain causal, so that a 4D mask says all."""
-
-DIFFUSION_FAMILIES = ("llada",)
-
-FAMILIES = (*DIFFUSION_FAMILIES, *CAUSAL_FAMILIES)
-
-
-def family_of(checkpoint: Checkpoint) -> str:
-    """The family by `model_type`; an unknown one is refused with the known ones named."""
-    family = str(checkpoint.config.get("model_type"))
-    if family not in FAMILIES:
-        raise ModelError(
-            f"model {checkpoint.name}: model_type {family!r} is not supported; "
-            f"supported: {', '.join(FAMILIES)}"
-        )
-    return family
+_GPT2 = "AutoTokenizer.from_pretrained('openai-community/gpt2').save_pretrained"
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
-    """The checkpoint's fast tokenizer; tokenizers that need code of their own are refused."""
-    if not (checkpoint.folder / "tokenizer.json").exists():
-        raise ModelError(
-            f"model {checkpoint.name}: {checkpoint.folder} holds no tokenizer.json; save its fast "
-            "tokenizer there with save_pretrained"
-        )
+    """The checkpoint's fast tokenizer; tokenizers that need code of their own are refused.
+
+    Raises:
+        ModelError: the folder holds none, or it cannot be loaded.
+    """
+    if isinstance(checkpoint, GgufCheckpoint):
+        return checkpoint.tokenizer
+    folder, kind = checkpoint.folder, PreTrainedTokenizerFast
+    if not (folder / "tokenizer.json").exists():
+        family = reading(checkpoint)
+        if family.tokenizer == "gpt2":
+            raise ModelError(
+                f"model {checkpoint.name}: {folder} holds no tokenizer.json, and the published "
+                f"checkpoint has none; put GPT-2's there: {_GPT2}({str(folder)!r})"
+            )
+        parts = [folder / "vocab.json", folder / "merges.txt"]
+        if family.tokenizer != "qwen" or not all(part.exists() for part in parts):
+            raise ModelError(
+                f"model {checkpoint.name}: {folder} holds no tokenizer.json; save its fast "
+                "tokenizer there with save_pretrained"
+            )
+        kind = Qwen2Tokenizer
     try:
-        return PreTrainedTokenizerFast.from_pretrained(checkpoint.folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model {checkpoint.name}: the tokenizer cannot be loaded: {error}"
@@ -57,15 +59,47 @@ def check(checkpoint: Checkpoint) -> None:
     _checked(checkpoint)
 
 
-def _checked(checkpoint: Checkpoint) -> "_Plan":
+def load_model(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float32") -> Model:
+    """Loads the weights.
+
+    Raises:
+        ModelError: as `check`.
+    """
+    plan = _checked(checkpoint)
+    if plan.family.name == "diffusion_gemma":
+        network = diffusion_gemma.load(checkpoint, type(plan.network), device, dtype)
+    else:
+        network = plan.network
+        state = _state(checkpoint, plan, device, getattr(torch, dtype))
+        network.load_state_dict(state, strict=True, assign=True)
+        if network.config.tie_word_embeddings:
+            network.tie_weights()
+        network = network.to(device)
+    return _describe(checkpoint, plan, network.eval().requires_grad_(False))
+
+
+class _Plan(NamedTuple):
+    family: Family
+    network: Any
+    """Parameters on the meta device, rotary embedding on the CPU."""
+    names: dict[str, str]
+    """Published tensor name -> the network's, of the tensors that are read."""
+    tied: str | None
+    """The embedding, where the files leave the head out because it is the same."""
+    block: int | None
+
+
+def _checked(checkpoint: Checkpoint) -> _Plan:
     plan = _plan(checkpoint)
+    if plan.family.name == "diffusion_gemma":
+        return plan
     published = {name: key for key, name in plan.names.items()}
     expected = plan.network.state_dict()
     for name, tensor in expected.items():
         if name not in published:
-            if name == "lm_head.weight" and plan.tied:
+            if name in plan.family.optional or (name == "lm_head.weight" and plan.tied):
                 continue
-            missing = llada.published_name(name) if plan.llada else name
+            missing = plan.family.published_name(name)
             raise ModelError(f"model {checkpoint.name}: tensor {missing} is missing")
         shape = checkpoint.shapes[published[name]]
         if shape != list(tensor.shape):
@@ -79,89 +113,92 @@ def _checked(checkpoint: Checkpoint) -> "_Plan":
     return plan
 
 
-def load_model(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float32") -> Model:
-    """Loads the weights.
-
-    Raises:
-        ModelError: as `check`.
-    """
-    plan = _checked(checkpoint)
-    state: dict[str, Tensor] = {}
-    for file in checkpoint.weight_files:
-        with safe_open(file, framework="pt", device=device) as tensors:
-            for key in tensors.keys():  # noqa: SIM118  (safe_open is no mapping)
-                state[plan.names[key]] = tensors.get_tensor(key).to(getattr(torch, dtype))
-    if plan.tied:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    plan.network.load_state_dict(state, strict=True, assign=True)
-    plan.network.tie_weights()
-    network = plan.network.to(device).eval().requires_grad_(False)
-    return _describe(checkpoint, network)
-
-
-class _Plan(NamedTuple):
-    network: Any
-    """Stock module: parameters on the meta device, rotary embedding on the CPU."""
-    names: dict[str, str]
-    """Published tensor name -> stock name."""
-    tied: bool
-    llada: bool
-
-
 def _plan(checkpoint: Checkpoint) -> _Plan:
-    family = family_of(checkpoint)
-    rename: Callable[[str], str | None] = str
-    if family in DIFFUSION_FAMILIES:
-        rename, network = llada.stock_name, llada.build(checkpoint.config)
-    else:
-        config = AutoConfig.from_pretrained(
-            checkpoint.folder, trust_remote_code=False, local_files_only=True
-        )
-        with torch.device("meta"):
-            network = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-        network.model.rotary_emb = type(network.model.rotary_emb)(config)
-    names = {}
+    family = reading(checkpoint)
+    block = block_of(checkpoint)
+    if family.masked and not family.mask_is_last and not family.mask_tokens:
+        mask_id_of(checkpoint, checkpoint.config.get("vocab_size") or 2**31, {})
+    network = family.build(checkpoint.config)
+    rename = stock_name if isinstance(checkpoint, GgufCheckpoint) else family.stock_name
+    names: dict[str, str] = {}
     for key in checkpoint.shapes:
         name = rename(key)
         if name is None:
             raise ModelError(f"model {checkpoint.name}: tensor {key} is not expected")
-        names[key] = name
-    tied = bool(network.config.tie_word_embeddings) and "lm_head.weight" not in names.values()
-    return _Plan(network, names, tied, family in DIFFUSION_FAMILIES)
+        if name:
+            names[key] = name
+    tied = None
+    if network.config.tie_word_embeddings and "lm_head.weight" not in names.values():
+        shared = network.get_input_embeddings().weight
+        tied = next(name for name, tensor in network.named_parameters() if tensor is shared)
+    return _Plan(family, network, names, tied, block)
 
 
-def _describe(checkpoint: Checkpoint, network: Any) -> Model:
-    family, config = family_of(checkpoint), checkpoint.config
+def _state(
+    checkpoint: Checkpoint, plan: _Plan, device: str, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The network's whole state: what the files hold, what they may leave out, the tied head."""
+    optional = plan.family.optional
+    state = {k: v for k, v in plan.network.state_dict().items() if k in optional}
+    for key, tensor in _tensors(checkpoint, device):
+        name = plan.names.get(key)
+        if name is not None:
+            state[name] = tensor.to(device, torch.float32 if name in optional else dtype)
+    if plan.tied:
+        state["lm_head.weight"] = state[plan.tied]
+    return state
+
+
+def _tensors(checkpoint: Checkpoint, device: str) -> Iterator[tuple[str, Tensor]]:
+    """Every stored tensor, one in memory at a time."""
+    if isinstance(checkpoint, GgufCheckpoint):
+        yield from checkpoint.tensors()
+        return
+    for file in checkpoint.weight_files:
+        with safe_open(file, framework="pt", device=device) as tensors:
+            for key in tensors.keys():  # noqa: SIM118  (safe_open is no mapping)
+                yield key, tensors.get_tensor(key)
+
+
+def _describe(checkpoint: Checkpoint, plan: _Plan, network: Any) -> Model:
+    family = plan.family
     tokenizer = load_tokenizer(checkpoint)
-    diffusion = family in DIFFUSION_FAMILIES
-    eos_ids = _eos_ids(checkpoint, tokenizer)
-    eot_id = tokenizer.get_vocab().get("<|eot_id|>") if diffusion else None
-    mask_id = config.get("mask_token_id") if diffusion else None
-    if diffusion and mask_id is None:
-        raise ModelError(f"model {checkpoint.name}: config.json has no mask_token_id")
+    tokens = tokenizer.get_vocab()
+    sizes = getattr(network.config, "text_config", network.config)
+    eos_ids = _eos_ids(checkpoint, family, tokenizer)
+    turn_id = tokens.get(family.turn_token)
+    stop_ids = frozenset(eos_ids) | ({turn_id} if turn_id is not None else set())
     return Model(
         name=checkpoint.name,
         digest=checkpoint.digest,
-        family=family,
-        visibility="bidirectional" if diffusion else "causal",
+        family=family.name,
+        visibility=family.visibility,
         network=network,
-        mask_id=mask_id,
+        mask_id=mask_id_of(checkpoint, sizes.vocab_size, tokens),
         eos_id=eos_ids[0],
-        eot_id=eot_id,
-        stop_ids=frozenset(eos_ids) | ({eot_id} if eot_id is not None else set()),
-        vocabulary=network.config.vocab_size,
-        max_length=network.config.max_position_embeddings,
+        eot_id=turn_id if turn_id != eos_ids[0] else None,
+        stop_ids=stop_ids,
+        vocabulary=sizes.vocab_size,
+        max_length=sizes.max_position_embeddings,
+        shift=family.shift,
+        block=plan.block,
+        time_conditioned=getattr(network.config, "time_conditioned", False),
     )
 
 
-def _eos_ids(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def _eos_ids(
+    checkpoint: Checkpoint, family: Family, tokenizer: PreTrainedTokenizerFast
+) -> list[int]:
     """What ends a text: by the generation config, else the config, else the tokenizer."""
     generation = checkpoint.folder / "generation_config.json"
     stated = json.loads(generation.read_text("utf-8")) if generation.exists() else {}
+    end_of_text = "<|endoftext|>" if family.tokenizer == "gpt2" else None
+    config = checkpoint.config
     for found in (
         stated.get("eos_token_id"),
-        checkpoint.config.get("eos_token_id"),
+        config.get("text_config", config).get("eos_token_id"),
         tokenizer.eos_token_id,
+        tokenizer.get_vocab().get(end_of_text),
     ):
         if found is not None:
             return list(found) if isinstance(found, list) else [found]

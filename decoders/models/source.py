@@ -1,5 +1,5 @@
-"""Where a checkpoint is: a bundled name, a local folder or a hub name. Only JSON and safetensors
-are ever read; no code of a checkpoint runs."""
+"""Where a checkpoint is: a bundled name, a local folder or file, a packaged model or a hub name.
+Only JSON, safetensors and GGUF are ever read; no code of a checkpoint runs."""
 
 import hashlib
 import json
@@ -39,8 +39,8 @@ class Checkpoint:
     name: str
     folder: Path
     source: str
-    """What finds the same checkpoint on another node: a bundled name, an absolute folder, or a hub
-    name with its commit."""
+    """What finds the same checkpoint on another node: a bundled or packaged name, an absolute path,
+    or a hub name with its commit."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -136,13 +136,19 @@ def _chunks(file: Path, whole: bool) -> Iterator[bytes]:
 
 def find_checkpoint(source: str) -> Checkpoint:
     """A bundled model by its name, a folder by its path, anything like `owner/name` or
-    `owner/name@revision` from the Hugging Face hub.
+    `owner/name@revision` from the Hugging Face hub; a GGUF file by its path or as `gguf:PATH`, or
+    by the name of a model that a Python package carries.
 
     Raises:
         ModelError: there is no such model.
     """
+    from decoders.models.gguf import PACKAGED, find_gguf  # it builds on this module
+
     if source in bundled():
         return Checkpoint(source, BUNDLED / source, source)
+    quantised = find_gguf(source)
+    if quantised is not None:
+        return quantised
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
@@ -151,7 +157,7 @@ def find_checkpoint(source: str) -> Checkpoint:
     if not _HUB_NAME.fullmatch(source):
         raise ModelError(
             f"there is no model {source!r}: no bundled model, no folder, no hub name"
-            f"{nearest(source, bundled())}"
+            f"{nearest(source, [*bundled(), *PACKAGED])}"
         )
     from huggingface_hub import snapshot_download
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from decoders import ModelError, bundled, check, find_checkpoint, load_model, load_tokenizer
+from decoders.joint import load_sampler
 from decoders.likelihood import causal_likelihood
 from decoders.models import llada
 
@@ -21,16 +22,20 @@ def copy(tmp_path: Path) -> Path:
     return folder
 
 
-def test_both_bundled_models_load_and_are_twins() -> None:
-    assert bundled() == ["tiny-ar", "tiny-mdlm"]
-    masked, causal = (load_model(find_checkpoint(name)) for name in ("tiny-mdlm", "tiny-ar"))
+def test_the_bundled_models_load_and_are_of_one_size() -> None:
+    models = ["tiny-mdlm", "tiny-ar", "tiny-bd"]
+    assert bundled() == sorted([*models, "tiny-joint"])
+    masked, causal, blocks = (load_model(find_checkpoint(name)) for name in models)
+    assert (blocks.visibility, blocks.block, blocks.shift) == ("block-causal", 16, 1)
+    assert blocks.mask_id == masked.mask_id
+    assert load_sampler("tiny-joint", masked).norm_out.weight.shape == (192,)
     assert masked.visibility == "bidirectional"
     assert causal.visibility == "causal"
     assert masked.mask_id is not None
     assert causal.mask_id is None
     assert masked.parameters == causal.parameters < 4_200_000
     texts = ["Question: 12 apples\nAnswer: <<1+1=2>>", "naïve 日本 \u0000", "  def f(x):\n\treturn"]
-    for name in bundled():
+    for name in models:
         tokenizer = load_tokenizer(find_checkpoint(name))
         for text in texts:
             ids = tokenizer.encode(text, add_special_tokens=False)
