@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from decoders import Decoder, make_decoder
+from decoders.recipes.remote import Remote
 from evaluators import Prompt, Sample
 
 Mode = Literal["throughput", "latency"]
@@ -33,6 +34,7 @@ class Cell:
     """(model, decoder with its budget, task, mode): one point of a sweep."""
 
     model: ModelSpec
+    """Of a remote cell only the tokenizer."""
     decoder: Decoder
     task: str
     task_version: str
@@ -41,10 +43,21 @@ class Cell:
     mode: Mode
     seed: int
     scorer: ModelSpec | None
+    partner: ModelSpec | None = None
+    """The second model of recipes that need one: drafter, guider or joint sampler."""
 
     @property
     def slots(self) -> int:
         return 1 if self.mode == "latency" else self.model.slots
+
+    @property
+    def engine_key(self) -> tuple[str, str, str, int]:
+        """Rows that agree in this share an engine, and so a batch. Recipes do not share one, so
+        that none pays for the passes of another."""
+        other = self.partner.name if self.partner else ""
+        if isinstance(self.decoder, Remote):
+            other = self.decoder.url
+        return self.model.name, self.decoder.recipe, other, self.slots
 
     @property
     def cell_id(self) -> str:
@@ -55,7 +68,8 @@ class Cell:
                 "model": self.model.digest,
                 "dtype": self.model.dtype,
                 "slots": None if self.model.dtype == "float32" else self.slots,
-                "decoder": self.decoder.fingerprint,
+                "decoder": self._decoder,
+                "partner": [self.partner.digest, self.partner.dtype] if self.partner else None,
                 "task": [self.task, self.task_version],
                 "num_fewshot": self.num_fewshot,
                 "chat": self.chat,
@@ -64,6 +78,15 @@ class Cell:
             }
         )
 
+    @property
+    def _decoder(self) -> str:
+        """The decoder but for the name of a second model, whose digest counts instead."""
+        if self.partner is None or self.decoder.partner_setting is None:
+            return self.decoder.fingerprint
+        settings = self.decoder.settings()
+        settings.pop(self.decoder.partner_setting)
+        return digest(settings)
+
     def sid(self, sample: Sample, prompt: Prompt) -> str:
         """The identity of one sample's row, for ever: cell, sample as it is, prompt and seed."""
         item = [sample.sample_id, sample.target, dict(sample.fields)]
@@ -71,8 +94,9 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """For a worker in another process; `from_json` is the inverse."""
-        fields = {**self.__dict__, "model": self.model.__dict__}
-        fields["scorer"] = self.scorer.__dict__ if self.scorer else None
+        fields: dict[str, Any] = {**self.__dict__}
+        for name in ("model", "scorer", "partner"):
+            fields[name] = fields[name].__dict__ if fields[name] else None
         settings = self.decoder.settings()
         settings.pop("version")
         return {**fields, "decoder": settings}
@@ -80,11 +104,9 @@ class Cell:
     @staticmethod
     def from_json(fields: dict[str, Any]) -> "Cell":
         settings = dict(fields["decoder"])
-        return Cell(
-            **{
-                **fields,
-                "model": ModelSpec(**fields["model"]),
-                "scorer": ModelSpec(**fields["scorer"]) if fields["scorer"] else None,
-                "decoder": make_decoder(settings.pop("recipe"), settings),
-            }
-        )
+        specs = {
+            name: ModelSpec(**fields[name]) if fields[name] else None
+            for name in ("model", "scorer", "partner")
+        }
+        decoder = make_decoder(settings.pop("recipe"), settings)
+        return Cell(**{**fields, **specs, "decoder": decoder})

@@ -44,12 +44,16 @@ def commit(
     missing = manifest.num_rows - samples.num_rows
     if missing:
         raise CommitError(f"{missing} of {manifest.num_rows} rows are missing")
-    by_cell = _scores(samples)
+    by_cell, shares = _scores(samples), _shares(samples)
     tables = {
         "samples": samples,
         "steps": steps,
         "cells": pa.Table.from_pylist(
-            [_cell_row(run_id, cell, *by_cell[cell.cell_id]) for cell in cells], schema=CELLS
+            [
+                {**_cell_row(run_id, cell, *by_cell[cell.cell_id]), **shares[cell.cell_id]}
+                for cell in cells
+            ],
+            schema=CELLS,
         ),
     }
     files = []
@@ -120,8 +124,8 @@ def _ordered(table: pa.Table, place: Mapping[str, int]) -> pa.Table:
 def _scores(samples: pa.Table) -> dict[str, tuple[Counter[str], list[Score]]]:
     """Statuses and scores of each cell; rows without an output have no score."""
     found: dict[str, tuple[Counter[str], list[Score]]] = defaultdict(lambda: (Counter(), []))
-    columns = ["cell_id", "category", "status", "correct", "score", "answer", "metrics"]
-    for row in samples.select(columns).to_pylist():
+    columns = ["sample_id", "category", "status", "correct", "score", "answer", "metrics"]
+    for row in samples.select(["cell_id", *columns]).to_pylist():
         statuses, scores = found[row["cell_id"]]
         statuses[row["status"]] += 1
         if row["status"] in ("ok", "not_executed"):
@@ -134,8 +138,27 @@ def _scores(samples: pa.Table) -> dict[str, tuple[Counter[str], list[Score]]]:
                     dict(row["metrics"] or ()),
                     executed=row["status"] == "ok",
                     category=row["category"],
+                    sample_id=row["sample_id"],
                 )
             )
+    return found
+
+
+def _shares(samples: pa.Table) -> dict[str, dict[str, float]]:
+    """Of each cell the share of drafted tokens that were accepted, and of samples that ended in an
+    early commit; absent where the recipe has no such thing."""
+    counted: dict[str, Counter[str]] = defaultdict(Counter)
+    columns = ["drafted_tokens", "accepted_tokens", "early_commit_step", "early_commit_gap"]
+    for row in samples.select(["cell_id", *columns]).to_pylist():
+        counts = counted[row["cell_id"]]
+        counts["drafted"] += row["drafted_tokens"] or 0
+        counts["accepted"] += row["accepted_tokens"] or 0
+        counts["early"] += row["early_commit_step"] is not None
+        counts["measured"] += row["early_commit_gap"] is not None
+    ratios = (("acceptance", "accepted", "drafted"), ("early_commit_share", "early", "measured"))
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for cell_id, counts in counted.items():
+        found[cell_id] = {name: counts[a] / counts[b] for name, a, b in ratios if counts[b]}
     return found
 
 
@@ -152,6 +175,7 @@ def _cell_row(
         "decoder": cell.decoder.recipe,
         "decoder_config": json.dumps(cell.decoder.settings()),
         "decoder_fingerprint": cell.decoder.fingerprint,
+        "partner": cell.partner.name if cell.partner else None,
         "steps": cell.decoder.budget,
         "gen_length": cell.decoder.gen_length,
         "mode": cell.mode,

@@ -31,7 +31,7 @@ MANIFEST = pa.schema(
         pa.field("prompt_sha256", pa.string(), nullable=False),
         pa.field("until", pa.list_(pa.string()), nullable=False),
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
-        pa.field("length", pa.int32(), nullable=False),  # prompt and canvas, in positions
+        pa.field("length", pa.int32(), nullable=False),  # positions that it takes in all
     ]
 )
 
@@ -43,21 +43,28 @@ class Item:
     sample: Sample
     prompt: Prompt
     prompt_ids: tuple[int, ...]
+    block: int | None = None
+    """Positions a block of the model, where it has blocks."""
 
 
 Items = Callable[[Cell], Sequence[Item]]
 
 
 def build(cells: Iterable[Cell], items: Items) -> pa.Table:
-    """One row for each (cell, sample): by model, the longest rows first and of equal ones those
-    with the most steps. Neighbours of like length leave little padding in a batch, and what
-    comes last is short, so that workers end together."""
+    """One row for each (cell, sample): by engine, then by cell, the longest rows first.
+
+    Rows of one engine stand together, so that its slots drain once; rows of one cell, so that a
+    batch is of one kind and its time is that cell's own; and neighbours of like length leave little
+    padding. Of the cells of an engine those with the most steps come first, as what comes last
+    should be short, so that workers end together.
+    """
     rows: list[dict[str, Any]] = []
-    for order, cell in enumerate(_by_model(cells)):
+    for cell in _by_engine(cells):
+        of_cell: list[dict[str, Any]] = []
         for item in items(cell):
             sample, prompt = item.sample, item.prompt
-            length = len(item.prompt_ids) + cell.decoder.gen_length
-            rows.append(
+            length = cell.decoder.span(len(item.prompt_ids), item.block)
+            of_cell.append(
                 {
                     "sid": cell.sid(sample, prompt),
                     "cell_id": cell.cell_id,
@@ -72,10 +79,9 @@ def build(cells: Iterable[Cell], items: Items) -> pa.Table:
                     "until": list(prompt.until),
                     "prompt_ids": list(item.prompt_ids),
                     "length": length,
-                    "order": (cell.mode, cell.model.name, -length, -cell.decoder.budget, order),
                 }
             )
-    rows.sort(key=lambda row: row.pop("order"))
+        rows += sorted(of_cell, key=lambda row: -row["length"])
     return pa.Table.from_pylist(rows, schema=MANIFEST)
 
 
@@ -84,5 +90,8 @@ def write(table: pa.Table, path: Path) -> None:
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
-def _by_model(cells: Iterable[Cell]) -> list[Cell]:
-    return sorted(cells, key=lambda cell: (cell.mode, cell.model.name))
+def _by_engine(cells: Iterable[Cell]) -> list[Cell]:
+    def order(cell: Cell) -> tuple[Any, ...]:
+        return cell.mode, cell.engine_key, cell.task, -cell.decoder.budget
+
+    return sorted(cells, key=order)

@@ -4,10 +4,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from cluster.cells import Cell
-from decoders import Model, Result, Trace
+from decoders import Result, Trace
+from decoders.recipes.remote import Remote
+from decoders.remote import RemoteResult
 from evaluators import Sample, Score, Scorer, clean, converge_texts, cut, get_task
 
 Row = dict[str, Any]
@@ -25,8 +28,8 @@ class Place:
 class Detokenizer:
     """Token ids to the text that counts: up to the model's stop tokens and the stop strings."""
 
-    def __init__(self, tokenizer: Any, model: Model) -> None:
-        self._tokenizer, self._stop_ids = tokenizer, model.stop_ids
+    def __init__(self, tokenizer: Any, stop_ids: frozenset[int]) -> None:
+        self._tokenizer, self._stop_ids = tokenizer, stop_ids
 
     def text(self, ids: Sequence[int], until: Sequence[str]) -> str:
         return cut(self._decode(ids[: self._end(ids)]), until)
@@ -90,27 +93,27 @@ def result_rows(
         ValueError: the output cannot be scored.
     """
     sample, task, until = sample_of(row), get_task(cell.task), row["until"]
-    output = detokenizer.text(result.output_ids, until)
+    output, generated = _written(result, detokenizer, until)
     score = task.score(sample, output, scorer)
-    generated = detokenizer.count(result.output_ids, until)
     samples_row = {
         **_identity(row, cell, place),
         "status": "ok" if score.executed else "not_executed",
         "output_text": clean(output),
         "output_ids": result.output_ids,
         "generated_tokens": generated,
-        "nfe": result.nfe,
-        "nfe_block": result.nfe_block,
-        "nfe_ar": result.nfe_ar,
-        "token_forwards": result.token_forwards,
+        **_forwards(result, generated),
         "decode_s": result.decode_s,
         "latency_s": result.latency_s,
-        "tokens_per_forward": generated / result.nfe,
         "correct": None if score.correct is None else int(score.correct),
         "score": score.score,
         "answer": score.answer,
         "metrics": list(score.metrics.items()),
+        "early_commit_step": result.early_commit_step,
+        "early_commit_gap": result.early_commit_gap,
+        "edited_tokens": result.edited_tokens,
         "commit_steps": result.commit_steps,
+        "drafted_tokens": result.drafted_tokens,
+        "accepted_tokens": result.accepted_tokens,
     }
     if result.trace is None:
         return samples_row, []
@@ -122,7 +125,8 @@ def result_rows(
         def rescore(text: str) -> Score:
             return score if text == output else task.score(sample, text, scorer)
 
-        judged, convergence = converge_texts(texts, rescore)
+        looked_at = task.judged_steps(cell.decoder.budget)
+        judged, convergence = converge_texts(texts, rescore, looked_at)
         samples_row |= {
             "first_correct_step": convergence.first_correct_step,
             "converged_step": convergence.converged_step,
@@ -130,6 +134,32 @@ def result_rows(
             "oscillated": convergence.oscillated,
         }
     return samples_row, list(_steps(row["sid"], result.trace, judged))
+
+
+def _written(result: Result, detokenizer: Detokenizer, until: Sequence[str]) -> tuple[str, int]:
+    """The output's text and how many tokens it has. A server's text counts as it came, and so does
+    its count, unless a stop string that it was not told cuts the text."""
+    count = partial(detokenizer.count, result.output_ids, until)
+    if not isinstance(result, RemoteResult):
+        return detokenizer.text(result.output_ids, until), count()
+    output = cut(result.text, until)
+    told = result.server_tokens if output == result.text else None
+    return output, count() if told is None else told
+
+
+def _forwards(result: Result, generated: int) -> Row:
+    """What was fed to which model; nothing for a server, which does not tell."""
+    if isinstance(result, RemoteResult):
+        return {}
+    return {
+        "nfe": result.nfe,
+        "nfe_block": result.nfe_block,
+        "nfe_ar": result.nfe_ar,
+        "nfe_draft": result.nfe_draft,
+        "token_forwards": result.token_forwards,
+        "draft_token_forwards": result.draft_token_forwards,
+        "tokens_per_forward": generated / result.nfe,
+    }
 
 
 def _identity(row: Mapping[str, Any], cell: Cell, place: Place) -> Row:
@@ -142,6 +172,7 @@ def _identity(row: Mapping[str, Any], cell: Cell, place: Place) -> Row:
         "category": row["category"],
         "model": cell.model.name,
         "decoder": cell.decoder.recipe,
+        "partner": cell.partner.name if cell.partner else None,
         "steps": cell.decoder.budget,
         "gen_length": cell.decoder.gen_length,
         "block_length": cell.decoder.block,
@@ -151,7 +182,7 @@ def _identity(row: Mapping[str, Any], cell: Cell, place: Place) -> Row:
         "target": row["target"],
         "prompt_sha256": row["prompt_sha256"],
         "prompt_tokens": len(row["prompt_ids"]),
-        "device": place.device,
+        "device": cell.decoder.device if isinstance(cell.decoder, Remote) else place.device,
         "dtype": cell.model.dtype,
         "slots": cell.slots,
         "worker": place.worker,
@@ -160,7 +191,6 @@ def _identity(row: Mapping[str, Any], cell: Cell, place: Place) -> Row:
 
 
 def _steps(sid: str, trace: Trace, judged: Sequence[tuple[str | None, bool | None]]) -> list[Row]:
-    masked_left = trace.tokens.shape[1] - trace.committed.sum(1).cumsum()
     rows = []
     for index, (answer, correct) in enumerate(judged):
         (places,) = trace.committed[index].nonzero()
@@ -172,7 +202,7 @@ def _steps(sid: str, trace: Trace, judged: Sequence[tuple[str | None, bool | Non
                 "committed": places.tolist(),
                 "tokens": trace.tokens[index, places].tolist(),
                 "confidence": trace.confidence[index, places].tolist(),
-                "masked_left": int(masked_left[index]),
+                "masked_left": int(trace.masked_left[index]),
                 "answer": answer,
                 "correct": None if correct is None else int(correct),
                 "top2_gap": float(trace.top2_gap[index]),

@@ -5,15 +5,16 @@ second one scores and writes parts, so that neither waits for the other.
 """
 
 import asyncio
+import gc
 import os
 import queue
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,14 +34,15 @@ from decoders import (
     load_tokenizer,
     make_engine,
 )
+from decoders.joint import load_sampler
 from decoders.likelihood import causal_likelihood
+from decoders.recipes.remote import Remote
+from decoders.remote import RemoteEngine, RemoteRequest, RemoteResult
 from evaluators import LogLikelihood, Scorer, get_task
 
 FAILED = "failed"
 
 Batch = dict[str, npt.NDArray[Any]]
-_Key = tuple[str, str, int]
-"""Model, kind of engine, slots: rows that agree in these can share a batch."""
 
 
 @dataclass
@@ -68,13 +70,12 @@ class _Task:
         self.loop.call_soon_threadsafe(once)
 
 
-@dataclass
-class _Resident:
-    """A loaded model with what goes with it."""
+class _Running(NamedTuple):
+    """The engine that decodes, for the rows with its key."""
 
-    model: Model
+    key: tuple[str, str, str, int]
+    engine: Engine
     detokenizer: Detokenizer
-    engines: dict[_Key, Engine] = field(default_factory=dict)
 
 
 class DecodeWorker:
@@ -105,8 +106,9 @@ class DecodeWorker:
         worker = f"{os.uname().nodename}:{os.getpid()}"
         self._place = Place(run_id, worker, device_name(device))
         self._writer = PartWriter(Path(parts))
-        self._residents: dict[str, _Resident] = {}
-        self._key: _Key = ("", "", 0)
+        self._models: dict[tuple[str, str], Model] = {}
+        """By digest and dtype: what two cells share is loaded once."""
+        self._running: _Running | None = None
         self._scorers: dict[str, Scorer] = {}
         self._inbox: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._waiting: deque[_Task] = deque()
@@ -144,8 +146,7 @@ class DecodeWorker:
         try:
             while True:
                 self._receive(block=not self._waiting and not self._tasks)
-                engine = self._current_engine()
-                for result in engine.step() if engine is not None else ():
+                for result in self._step():
                     task = self._tasks.pop(result.sid)
                     self._scoring.submit(self._score, task, result)
                 if self._writer.due:
@@ -160,59 +161,82 @@ class DecodeWorker:
             self._waiting.append(self._inbox.get())
             block = False
 
-    def _current_engine(self) -> Engine | None:
-        """The engine that has work; rows wait while one of another kind is busy.
+    def _step(self) -> list[Result]:
+        """One pass of the engine that has work; rows wait while one of another kind is busy.
 
-        One engine runs at a time, so that a row's time is its own kind's; on a GPU one model is
-        resident at a time.
+        One engine runs at a time, so that a row's time is its own kind's, and one that has ended
+        gives its caches back before the next is made.
         """
         if not self._tasks:
             if not self._waiting:
-                return None
+                return []
             cell = self._waiting[0].cell
-            resident, self._key = self._resident(cell.model), _engine_key(cell)
-            if self._key not in resident.engines:
-                resident.engines[self._key] = make_engine(resident.model, cell.decoder, cell.slots)
-        resident = self._residents[self._key[0]]
-        engine = resident.engines[self._key]
-        self._submit(resident, engine)
-        return engine
+            if self._running is None or self._running.key != cell.engine_key:
+                self._running = None
+                self._running = self._start(cell)
+        assert self._running is not None
+        self._submit(self._running)
+        return self._running.engine.step()
 
-    def _submit(self, resident: _Resident, engine: Engine) -> None:
+    def _submit(self, running: _Running) -> None:
         """Hands over the waiting rows that belong to the current engine."""
         others: deque[_Task] = deque()
         for task in self._waiting:
-            if _engine_key(task.cell) != self._key:
+            if task.cell.engine_key != running.key:
                 others.append(task)
                 continue
-            task.detokenizer = resident.detokenizer
-            task.row["prompt_ids"] = tuple(int(token) for token in task.row["prompt_ids"])
-            until = tuple(task.row["until"])
-            request = Request(
-                sid=task.row["sid"],
-                prompt_ids=task.row["prompt_ids"],
-                decoder=task.cell.decoder,
-                trace=self._trace,
-                is_complete=resident.detokenizer.completes(until) if until else None,
-            )
+            task.detokenizer = running.detokenizer
             try:
-                engine.submit(request)
+                running.engine.submit(self._request(task, running.detokenizer))
             except ValueError as error:
                 self._scoring.submit(self._refuse, task, str(error))
             else:
-                self._tasks[request.sid] = task
+                self._tasks[task.row["sid"]] = task
         self._waiting = others
 
-    def _resident(self, spec: ModelSpec) -> _Resident:
-        if spec.name not in self._residents:
-            if self._device == "cuda":
-                self._residents.clear()
-                torch.cuda.empty_cache()
-            checkpoint = find_checkpoint(spec.source)
-            model = load_model(checkpoint, self._device, spec.dtype)
-            detokenizer = Detokenizer(load_tokenizer(checkpoint), model)
-            self._residents[spec.name] = _Resident(model, detokenizer)
-        return self._residents[spec.name]
+    def _request(self, task: _Task, detokenizer: Detokenizer) -> Request:
+        row, decoder = task.row, task.cell.decoder
+        row["prompt_ids"] = tuple(int(token) for token in row["prompt_ids"])
+        until = tuple(row["until"])
+        if isinstance(decoder, Remote):
+            return RemoteRequest(
+                row["sid"], row["prompt_ids"], decoder, prompt=row["prompt"], until=until
+            )
+        return Request(
+            sid=row["sid"],
+            prompt_ids=row["prompt_ids"],
+            decoder=decoder,
+            trace=self._trace,
+            is_complete=detokenizer.completes(until) if until else None,
+        )
+
+    def _start(self, cell: Cell) -> _Running:
+        """The cell's engine with its models; what no cell needs now leaves a GPU."""
+        if self._device == "cuda":
+            needed = {(spec.digest, spec.dtype) for spec in (cell.model, cell.partner) if spec}
+            for key in self._models.keys() - needed:
+                del self._models[key]
+            gc.collect()
+            torch.cuda.empty_cache()
+        if isinstance(cell.decoder, Remote):
+            tokenizer = load_tokenizer(find_checkpoint(cell.model.source))
+            engine: Engine = RemoteEngine(tokenizer, cell.slots)
+            return _Running(cell.engine_key, engine, Detokenizer(tokenizer, frozenset()))
+        model = self._model(cell.model)
+        partner: Any = None
+        if cell.partner is not None and cell.decoder.partner_kind == "sampler":
+            partner = load_sampler(find_checkpoint(cell.partner.source), model)
+        elif cell.partner is not None:
+            partner = self._model(cell.partner)
+        engine = make_engine(model, cell.decoder, cell.slots, partner)
+        tokenizer = load_tokenizer(find_checkpoint(cell.model.source))
+        return _Running(cell.engine_key, engine, Detokenizer(tokenizer, model.stop_ids))
+
+    def _model(self, spec: ModelSpec) -> Model:
+        key = spec.digest, spec.dtype
+        if key not in self._models:
+            self._models[key] = load_model(find_checkpoint(spec.source), self._device, spec.dtype)
+        return self._models[key]
 
     def _scorer(self, cell: Cell) -> Scorer | None:
         if cell.scorer is None or not get_task(cell.task).needs_scorer:
@@ -228,6 +252,9 @@ class DecodeWorker:
 
     def _score(self, task: _Task, result: Result) -> None:
         assert task.detokenizer is not None
+        if isinstance(result, RemoteResult) and result.error is not None:
+            self._refuse(task, result.error)
+            return
         try:
             rows = result_rows(
                 task.row,
@@ -257,10 +284,6 @@ class DecodeWorker:
             task.fail(error)
             raise
         task.resolve(sample["status"])
-
-
-def _engine_key(cell: Cell) -> _Key:
-    return cell.model.name, cell.decoder.generation, cell.slots
 
 
 def _rows(batch: Batch) -> list[Row]:

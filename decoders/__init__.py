@@ -13,7 +13,8 @@ from decoders.models import (
     load_model,
     load_tokenizer,
 )
-from decoders.registry import RECIPES, Decoder, make_decoder, nearest, recipes
+from decoders.recipes import Decoder
+from decoders.registry import RECIPES, make_decoder, nearest, recipes
 from decoders.slots import Engine
 from decoders.types import DecoderError, Request, Result, Trace
 

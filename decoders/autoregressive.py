@@ -1,72 +1,24 @@
 """Autoregressive decoding over slots with a K/V cache: the baseline that speed is told against.
 
-Legend: S slots, B rows of a pass, Q positions fed, K positions cached, H key heads, D head width.
+Legend: S slots, B rows of a pass, Q positions fed, K positions cached, D width.
 """
 
 import time
 from collections import deque
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
+from decoders.canvas import SlotCache, bucket
 from decoders.models.base import Model, attention_bias
 from decoders.noise import CounterNoise, Noise
-from decoders.registry import Autoregressive
+from decoders.recipes.autoregressive import Autoregressive
 from decoders.sampling import gumbel_argmax
-from decoders.slots import Slot, Timing, bucket, check_request
+from decoders.slots import Slot, Timing, check_request, end_of
 from decoders.types import DecoderError, Request, Result
 
 PREFILL_POSITIONS = 16_384
 """Padded prompt positions of one prefill: enough to fill a GPU, few enough for its memory."""
-
-
-class SlotCache(Cache):
-    """Keys and values of all slots, written in place at each row's own positions.
-
-    transformers calls `update` once a layer and a pass; before a pass the engine says which rows
-    and positions it is about.
-    """
-
-    def __init__(self, layers: int, slots: int) -> None:
-        super().__init__(layers=[])
-        self._slots = slots
-        self._store: list[tuple[Tensor, Tensor] | None] = [None] * layers
-        self._rows_B = self._positions_BQ = torch.empty(0)
-        self._width = 0
-
-    def aim(self, rows_B: Tensor, positions_BQ: Tensor, width: int) -> None:
-        """The next pass writes these positions of these slots, in their order, and sees keys
-        [0, width)."""
-        self._rows_B, self._positions_BQ, self._width = rows_B, positions_BQ, width
-
-    def update(
-        self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Stores [B, H, Q, D] and returns all cached keys and values of the rows, [B, H, K, D]."""
-        found = []
-        for kind, fresh in enumerate((keys, values)):
-            whole = self._grown(layer_idx, kind, fresh)
-            whole[self._rows_B[:, None], :, self._positions_BQ] = fresh.transpose(1, 2)
-            rows = whole if self._rows_B.numel() == self._slots else whole[self._rows_B]
-            found.append(rows[:, :, : self._width])
-        return found[0], found[1]
-
-    def _grown(self, layer: int, kind: int, like: Tensor) -> Tensor:
-        """The layer's buffer [S, H, K, D], wide enough for this pass."""
-        pair = self._store[layer]
-        if pair is None or pair[0].shape[2] < self._width:
-            shape = (self._slots, like.shape[1], self._width, like.shape[3])
-            fresh = (like.new_zeros(shape), like.new_zeros(shape))
-            if pair is not None:
-                for new, old in zip(fresh, pair, strict=True):
-                    new[:, :, : old.shape[2]] = old
-            pair = self._store[layer] = fresh
-        return pair[kind]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
 
 
 class AutoregressiveEngine:
@@ -83,7 +35,7 @@ class AutoregressiveEngine:
         self._noise: Noise = noise or CounterNoise()
         self._waiting: deque[Request] = deque()
         self._slots: dict[int, Slot] = {}
-        self._cache = SlotCache(model.network.config.num_hidden_layers, slots)
+        self._cache = SlotCache(slots)
         self._text_SG = torch.zeros(slots, 0, dtype=torch.int64, device=model.device)
         self._look = 8 if model.device.type == "cuda" else 1
 
@@ -120,7 +72,7 @@ class AutoregressiveEngine:
             if entering and len(rows) * widest > PREFILL_POSITIONS:
                 break
             request = self._waiting.popleft()
-            entering[i] = self._slots[i] = Slot(request, 0, time.perf_counter())
+            entering[i] = self._slots[i] = Slot(request, time.perf_counter())
             missing = request.decoder.gen_length - self._text_SG.shape[1]
             if missing > 0:
                 self._text_SG = torch.nn.functional.pad(self._text_SG, (0, missing))
@@ -169,13 +121,14 @@ class AutoregressiveEngine:
             return logits_BV.argmax(-1)
         device, positions_B1 = logits_BV.device, (prompt_B + count_B)[:, None]
         seeds_B = torch.tensor([slot.seed for slot in rows.values()], device=device)
-        uniform_B1V = self._noise.over_vocabulary(
-            seeds_B, count_B, positions_B1, logits_BV.shape[1], 0
-        )
+        race_BV = self._noise.race(
+            seeds_B, count_B, positions_B1, logits_BV.shape[1], torch.ones_like(positions_B1)
+        )[:, 0]
         temperature_B = torch.tensor(
             [request.decoder.temperature for request in requests], device=device
         )
-        return gumbel_argmax(logits_BV[:, None], temperature_B, uniform_B1V)[:, 0]
+        drawn_B = gumbel_argmax(logits_BV, temperature_B[:, None], race_BV)
+        return torch.where(temperature_B > 0, drawn_B, logits_BV.argmax(-1))
 
     def _finished(self) -> list[Result]:
         """Ends the rows that are complete. Tokens come to the host only when a row has filled its
@@ -188,25 +141,13 @@ class AutoregressiveEngine:
         for i, text in zip(due, texts, strict=True):
             slot = self._slots[i]
             tokens = text[: slot.passes]
-            end = self._end(slot.request, tokens)
+            end = end_of(slot.request, tokens, self.model.stop_ids)
             if end is not None or slot.passes == slot.request.decoder.gen_length:
                 done.append(self._result(i, tokens[:end]))
         return done
 
     def _is_due(self, slot: Slot) -> bool:
         return slot.passes == slot.request.decoder.gen_length or slot.passes % self._look == 0
-
-    def _end(self, request: Request, tokens: list[int]) -> int | None:
-        """How many tokens make the answer, stop token included; None if it goes on."""
-        stop = next((n for n, t in enumerate(tokens, 1) if t in self.model.stop_ids), None)
-        if request.is_complete is None or not request.is_complete(tokens[:stop]):
-            return stop
-        low, high = 1, stop or len(tokens)
-        while low < high:
-            middle = (low + high) // 2
-            complete = request.is_complete(tokens[:middle])
-            low, high = (low, middle) if complete else (middle + 1, high)
-        return low
 
     def _result(self, i: int, tokens: list[int]) -> Result:
         slot = self._slots.pop(i)

@@ -27,40 +27,70 @@ def seed_of(sid: str) -> int:
 
 
 class Noise(Protocol):
-    """Uniform draws for S rows. `positions_SG` are absolute; `length` is the row's width in the
-    reference that is being replayed."""
+    """Draws for B rows. `positions_BW` are absolute; `wanted_BW` says where a number is used, which
+    the replay of a reference's generator needs to know."""
 
-    def over_vocabulary(
-        self, seeds_S: Tensor, steps_S: Tensor, positions_SG: Tensor, vocabulary: int, length: int
+    def race(
+        self,
+        seeds_B: Tensor,
+        steps_B: Tensor,
+        positions_BW: Tensor,
+        vocabulary: int,
+        wanted_BW: Tensor,
     ) -> Tensor:
-        """Float64 [S, G, V] in (0, 1)."""
+        """Exponential variates [B, W, V], one a token: the source of every draw of a token."""
         ...
 
-    def over_positions(
-        self, seeds_S: Tensor, steps_S: Tensor, positions_SG: Tensor, length: int
+    def uniform(
+        self, seeds_B: Tensor, steps_B: Tensor, positions_BW: Tensor, wanted_BW: Tensor
     ) -> Tensor:
-        """Float32 [S, G] in [0, 1)."""
+        """Float32 [B, W] in [0, 1)."""
+        ...
+
+    def exponential(
+        self, seeds_B: Tensor, steps_B: Tensor, positions_BW: Tensor, wanted_BW: Tensor
+    ) -> Tensor:
+        """Exponential variates [B, W], one a position."""
         ...
 
 
 class CounterNoise:
     """The engine's own noise: stateless, the same on every device."""
 
-    def over_vocabulary(
-        self, seeds_S: Tensor, steps_S: Tensor, positions_SG: Tensor, vocabulary: int, length: int
+    def race(
+        self,
+        seeds_B: Tensor,
+        steps_B: Tensor,
+        positions_BW: Tensor,
+        vocabulary: int,
+        wanted_BW: Tensor | None = None,
     ) -> Tensor:
-        keys_SG = self._keys(seeds_S, steps_S, positions_SG, TOKENS)
-        index_V = torch.arange(1, vocabulary + 1, device=keys_SG.device)
-        return _unit(_mix(keys_SG[..., None] + index_V * _GOLDEN))
+        keys_BW = self._keys(seeds_B, steps_B, positions_BW, TOKENS)
+        index_V = torch.arange(1, vocabulary + 1, device=keys_BW.device)
+        return -_unit(_mix(keys_BW[..., None] + index_V * _GOLDEN)).log()
 
-    def over_positions(
-        self, seeds_S: Tensor, steps_S: Tensor, positions_SG: Tensor, length: int
+    def uniform(
+        self,
+        seeds_B: Tensor,
+        steps_B: Tensor,
+        positions_BW: Tensor,
+        wanted_BW: Tensor | None = None,
     ) -> Tensor:
-        return _unit(self._keys(seeds_S, steps_S, positions_SG, SELECTION)).float().clamp_(max=1.0)
+        drawn_BW = _unit(self._keys(seeds_B, steps_B, positions_BW, SELECTION)).float()
+        return drawn_BW.clamp_(max=1 - 2**-24)
 
-    def _keys(self, seeds_S: Tensor, steps_S: Tensor, positions_SG: Tensor, stream: int) -> Tensor:
-        rows_S = _mix(_mix(seeds_S + stream) + steps_S * _MIX_1)
-        return _mix(rows_S[:, None] + (positions_SG + 1) * _MIX_2)
+    def exponential(
+        self,
+        seeds_B: Tensor,
+        steps_B: Tensor,
+        positions_BW: Tensor,
+        wanted_BW: Tensor | None = None,
+    ) -> Tensor:
+        return -_unit(self._keys(seeds_B, steps_B, positions_BW, SELECTION)).log()
+
+    def _keys(self, seeds_B: Tensor, steps_B: Tensor, positions_BW: Tensor, stream: int) -> Tensor:
+        rows_B = _mix(_mix(seeds_B + stream) + steps_B * _MIX_1)
+        return _mix(rows_B[:, None] + (positions_BW + 1) * _MIX_2)
 
 
 def _mix(x: Tensor) -> Tensor:

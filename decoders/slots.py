@@ -1,7 +1,7 @@
 """What every engine shares: checked requests, slots, and time that is counted where it is spent."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,22 +40,44 @@ def check_request(model: Model, request: Request) -> None:
             the kind that the recipe needs.
     """
     decoder, prompt = request.decoder, request.prompt_ids
-    if decoder.generation == "diffusion" and model.mask_id is None:
+    masked = decoder.generation == "diffusion" and decoder.engine != "canvas-generate"
+    if masked and model.mask_id is None:
         raise DecoderError(f"{decoder.recipe} needs a diffusion model; {model.name} has no mask id")
-    if decoder.generation == "autoregressive" and model.visibility != "causal":
-        raise DecoderError(f"{decoder.recipe} needs a causal model; {model.name} is bidirectional")
+    if model.visibility not in decoder.visibility:
+        wanted = " or ".join(sorted(decoder.visibility))
+        raise DecoderError(
+            f"{decoder.recipe} needs a {wanted} model; {model.name} is {model.visibility}"
+        )
+    if model.block is not None and decoder.block not in (None, model.block):
+        raise DecoderError(
+            f"{decoder.recipe}: block_length must be the model's {model.block}, got {decoder.block}"
+        )
     if not prompt:
         raise DecoderError("the prompt is empty")
     if model.mask_id is not None and model.mask_id in prompt:
         raise DecoderError(f"the prompt holds the mask token (id {model.mask_id})")
     if min(prompt) < 0 or max(prompt) >= model.vocabulary:
         raise DecoderError(f"the prompt holds a token outside the {model.vocabulary} of the model")
-    length = len(prompt) + decoder.gen_length
+    length = decoder.span(len(prompt), model.block)
     if length > model.max_length:
         raise DecoderError(
-            f"prompt and canvas take {len(prompt)} + {decoder.gen_length} = {length} positions, "
+            f"prompt and canvas take {len(prompt)} + {length - len(prompt)} = {length} positions, "
             f"{model.name} has {model.max_length}"
         )
+
+
+def end_of(request: Request, text: Sequence[int], stop_ids: frozenset[int]) -> int | None:
+    """How many tokens of a growing text make the answer, stop token included; None if it goes
+    on."""
+    stop = next((n for n, token in enumerate(text, 1) if token in stop_ids), None)
+    if request.is_complete is None or not request.is_complete(text[:stop]):
+        return stop
+    low, high = 1, stop or len(text)
+    while low < high:
+        middle = (low + high) // 2
+        complete = request.is_complete(text[:middle])
+        low, high = (low, middle) if complete else (middle + 1, high)
+    return low
 
 
 @dataclass
@@ -63,7 +85,6 @@ class Slot:
     """One occupied slot, as the host sees it."""
 
     request: Request
-    first_pass: int
     entered_s: float
     positions: int = 0
     """Positions of this sample pushed through the model so far."""
@@ -118,9 +139,3 @@ class Timing:
             self._seconds = self._start.elapsed_time(self._end) / 1e3
             self._cuda = False
         return self._seconds
-
-
-def bucket(lengths: Iterable[int], device: torch.device) -> int:
-    """The width of a batch: the longest row rounded up, so that few shapes occur."""
-    step = 64 if device.type == "cuda" else 16
-    return -(-max(lengths) // step) * step

@@ -25,11 +25,12 @@ class ModelConfig(_Strict):
     """A model of the run, under the name that the results will carry."""
 
     source: str | None = None
-    """A bundled name, a folder or a hub name; the model's own name if left out."""
+    """A bundled name, a folder, a GGUF file or a hub name; the model's own name if left out."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """float32 gives the same tokens for any number of slots; lower precision need not."""
     slots: Count = 8
-    """Samples decoded at once: more fill a GPU, each costs memory for its canvas."""
+    """Samples decoded at once: more fill a GPU, each costs memory for its canvas. For a server,
+    requests in flight."""
 
 
 class TaskConfig(_Strict):
@@ -48,6 +49,8 @@ class DecoderConfig(_Strict):
     recipe: str
     models: list[str]
     settings: dict[str, Setting | list[Setting]] = {}
+    tasks: list[str] | None = None
+    """Those of the run's tasks that it is for; all if left out."""
     per_task: dict[str, dict[str, Setting | list[Setting]]] = {}
     """Settings that a task overrides."""
 

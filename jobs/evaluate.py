@@ -16,10 +16,14 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from cluster import commit, manifest, parts
+from cluster.cells import Mode
 from cluster.facts import hardware, versions
 from cluster.files import write_json
 from cluster.pipeline import run
 from cluster.session import Pool, plan_pool, session
+from decoders.remote import key_of
+from decoders.remote import probe as ask_server
+from evaluators import get_task, sandbox
 from jobs.config import RunConfig, load_config
 from jobs.errors import UserError, run_main
 from jobs.plan import Plan
@@ -59,28 +63,29 @@ def _compute(plan: Plan, out: Path, screen: Console) -> None:
     rows = plan.manifest()
     screen.print(
         f"{plan.run_id}: {len(plan.cells)} cells, {rows.num_rows} rows, "
-        f"{len(plan.config.models)} models -> {out}",
+        f"{len(plan.models)} models -> {out}",
         soft_wrap=True,
     )
     folder = out / "parts"
     done = parts.finished(folder)
     pending = rows.filter(pc.invert(pc.is_in(rows["sid"], pa.array(sorted(done), pa.string()))))
     cells = {cell.cell_id: cell for cell in plan.cells}
+    if pending.num_rows:
+        for server in plan.servers:
+            key_of(server)
+        for server in {server.url: server for server in plan.servers}.values():
+            ask_server(server)
+    runs_programs = any(get_task(cell.task).judged_shares is not None for cell in plan.cells)
+    programs = sandbox.probe() if runs_programs and pending.num_rows else None
+    if programs is not None:
+        screen.print(programs.reason, soft_wrap=True)
     with session() if pending.num_rows else nullcontext():
         pools: dict[str, Pool] = {
-            mode: plan_pool(
-                rows=pending.num_rows,
-                num_gpus=plan.config.cluster.num_gpus,
-                size=plan.config.cluster.pool,
-                latency=mode == "latency",
-                wait_s=plan.config.cluster.wait_s,
-            )
-            for mode in plan.config.modes
-            if pending.num_rows
+            mode: _pool(plan, mode, pending) for mode in plan.config.modes if pending.num_rows
         }
         folder.mkdir(parents=True, exist_ok=True)
         if not (out / "run.json").exists():
-            write_json(out / "run.json", _facts(plan, created, pools))
+            write_json(out / "run.json", _facts(plan, created, pools, programs))
         manifest.write(rows, out / "manifest.parquet")
         with Display(rows.num_rows, rows.num_rows - pending.num_rows, screen) as display:
             for mode, pool in pools.items():
@@ -102,11 +107,25 @@ def _compute(plan: Plan, out: Path, screen: Console) -> None:
     commit.commit(out, plan.run_id, rows, plan.cells, {**wall, "config_digest": plan.digest})
 
 
-def _facts(plan: Plan, created: str, pools: Mapping[str, Pool]) -> dict[str, Any]:
+def _pool(plan: Plan, mode: Mode, pending: pa.Table) -> Pool:
+    """The actors of a mode. For servers alone one without a GPU is enough: its slots wait."""
+    wanted, alone = plan.config.cluster, len(plan.servers) == len(plan.cells)
+    return plan_pool(
+        rows=pending.num_rows,
+        num_gpus=0 if alone else wanted.num_gpus,
+        size=wanted.pool or (1 if alone else None),
+        latency=mode == "latency",
+        wait_s=wanted.wait_s,
+    )
+
+
+def _facts(
+    plan: Plan, created: str, pools: Mapping[str, Pool], programs: sandbox.Probe | None
+) -> dict[str, Any]:
     """What `run.json` holds: enough to know what ran, on what, with which versions."""
     models = {
         name: {
-            "source": plan.config.models[name].source or name,
+            "source": spec.source,
             "digest": spec.digest,
             "dtype": spec.dtype,
             "slots": spec.slots,
@@ -127,6 +146,7 @@ def _facts(plan: Plan, created: str, pools: Mapping[str, Pool]) -> dict[str, Any
             "threads_per_worker": max((pool.threads for pool in pools.values()), default=0),
         },
         "versions": versions(),
+        "sandbox": programs.to_json() if programs is not None else None,
     }
 
 

@@ -13,20 +13,25 @@ import pyarrow as pa
 from cluster.cells import Cell, Mode, ModelSpec, digest
 from cluster.manifest import Item, build
 from decoders import (
-    DIFFUSION_FAMILIES,
-    RECIPES,
     Checkpoint,
     Decoder,
+    ModelError,
     check,
-    family_of,
     find_checkpoint,
     load_tokenizer,
     make_decoder,
     nearest,
 )
+from decoders.models.families import block_of, family_of, generation_of, visibility_of
+from decoders.recipes.remote import Remote
 from evaluators import Prompt, Sample, get_task, tasks
 from jobs.config import DecoderConfig, RunConfig
 from jobs.errors import UserError
+from jobs.fit import check_model, check_partner, check_settings
+from reports.schema import SCHEMA_VERSION
+
+UNKNOWN = "unknown"
+"""The dtype of a server's model."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +42,18 @@ class Plan:
 
     @cached_property
     def checkpoints(self) -> dict[str, Checkpoint]:
-        found = {name: find_checkpoint(m.source or name) for name, m in self.config.models.items()}
-        for checkpoint in found.values():
-            check(checkpoint)
-        return found
+        """Of the models that the configuration lists, and of second models that it does not."""
+        return {name: find_checkpoint(m.source or name) for name, m in self.config.models.items()}
 
-    @cached_property
+    @property
     def models(self) -> dict[str, ModelSpec]:
-        return {
-            name: ModelSpec(
-                name=name,
-                source=self.checkpoints[name].source,
-                digest=self.checkpoints[name].digest,
-                dtype=model.dtype,
-                slots=model.slots,
-            )
-            for name, model in self.config.models.items()
-        }
+        """Every model that a cell needs, by name."""
+        found: dict[str, ModelSpec] = {}
+        for cell in self.cells:
+            for spec in (cell.model, cell.partner, cell.scorer):
+                if spec is not None and (spec.dtype != UNKNOWN or spec.name not in found):
+                    found[spec.name] = spec
+        return found
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -67,27 +67,27 @@ class Plan:
         self._check_scorer()
         cells: dict[str, Cell] = {}
         for entry in self.config.decoders:
-            for name in entry.models:
-                self._check_fit(entry, name)
-            for task in entry.per_task:
-                if task not in tasks():
-                    raise UserError(
-                        f"decoder {entry.recipe}: per_task names {task!r}, which is no task"
-                        f"{nearest(task, tasks())}"
-                    )
-            points = itertools.product(self.config.modes, entry.models, self.config.tasks)
+            self._check_entry(entry)
+            wanted = [t for t in self.config.tasks if entry.tasks is None or t in entry.tasks]
+            points = itertools.product(self.config.modes, entry.models, wanted)
             for mode, name, task in points:
                 for decoder in sweep(entry, task):
-                    cell = self._cell(mode, name, task, decoder)
-                    cells.setdefault(cell.cell_id, cell)
+                    for cell in self._cells(mode, name, task, decoder):
+                        cells.setdefault(cell.cell_id, cell)
         return list(cells.values())
+
+    @property
+    def servers(self) -> list[Remote]:
+        """The settings of every remote cell."""
+        return [cell.decoder for cell in self.cells if isinstance(cell.decoder, Remote)]
 
     @cached_property
     def digest(self) -> str:
         """Identifies the run: equal for the same cells on the same samples."""
         drawn = {name: [task.limit, task.data] for name, task in self.config.tasks.items()}
         cells = sorted([cell.cell_id, cell.slots, cell.seed] for cell in self.cells)
-        return digest({"cells": cells, "drawn": drawn, "trace": self.config.trace})
+        tables = {"trace": self.config.trace, "schema_version": SCHEMA_VERSION}
+        return digest({"cells": cells, "drawn": drawn, **tables})
 
     @property
     def run_id(self) -> str:
@@ -95,13 +95,17 @@ class Plan:
 
     def describe(self, name: str) -> dict[str, Any]:
         """What a reader of the report wants to know of a model."""
-        family = family_of(self.checkpoints[name])
-        visibility = "bidirectional" if family in DIFFUSION_FAMILIES else "causal"
         checkpoint = self.checkpoints[name]
+        try:
+            family, visibility = family_of(checkpoint), visibility_of(checkpoint)
+        except ModelError:  # a joint sampler, or a tokenizer alone
+            family, visibility = str(checkpoint.config.get("model_type")), None
+        # Of a model whose tokenizer alone is used there may be no weights.
+        alone = self.models[name].dtype == UNKNOWN
         return {
             "family": family,
             "visibility": visibility,
-            "parameters": checkpoint.parameters,
+            "parameters": None if alone else checkpoint.parameters,
             "bundled": checkpoint.is_bundled,
         }
 
@@ -112,17 +116,39 @@ class Plan:
             DataError: the data of a task cannot be used.
         """
         samples = {name: self._samples(name) for name in self.config.tasks}
-        read: dict[tuple[str, str], list[Item]] = {}
+        read: dict[tuple[str, str, str], list[Item]] = {}
 
         def items(cell: Cell) -> list[Item]:
-            key = (cell.model.name, cell.task)
+            key = (cell.model.name, cell.model.digest, cell.task)
             if key not in read:
-                read[key] = self._items(cell.model.name, samples[cell.task], cell.chat)
+                read[key] = self._items(cell, samples[cell.task])
             return read[key]
 
         return build(self.cells, items)
 
-    def _cell(self, mode: Mode, model: str, task: str, decoder: Decoder) -> Cell:
+    def _cells(self, mode: Mode, model: str, task: str, decoder: Decoder) -> Iterator[Cell]:
+        """A point of the sweep; a guided one has the guider alone beside it, since what guidance
+        adds to the guider is what it is for."""
+        checkpoint = self.checkpoints[model]
+        decoder = decoder.resolved(
+            lambda text: self._tokenizer(model).encode(text, add_special_tokens=False)
+        )
+        partner = self._partner(decoder, model)
+        if (model, decoder.fingerprint) not in self._fitting:
+            check_settings(decoder, model, checkpoint)
+            if partner is not None:
+                second = self.checkpoints[partner.name]
+                check_partner(decoder, model, checkpoint, partner.name, second)
+            self._fitting.add((model, decoder.fingerprint))
+        spec = self._tokens(model) if decoder.engine == "remote" else self._spec(model)
+        yield self._cell(mode, spec, task, decoder, partner)
+        if decoder.engine == "guided" and partner is not None:
+            shared = {"gen_length": decoder.gen_length, "temperature": decoder.temperature}
+            yield self._cell(mode, partner, task, make_decoder("ar", shared), None)
+
+    def _cell(
+        self, mode: Mode, model: ModelSpec, task: str, decoder: Decoder, partner: ModelSpec | None
+    ) -> Cell:
         options, kind = self.config.tasks[task], get_task(task)
         if options.num_fewshot > kind.max_fewshot:
             raise UserError(
@@ -131,7 +157,7 @@ class Plan:
             )
         scorer = self.config.scorer if kind.needs_scorer else None
         return Cell(
-            model=self.models[model],
+            model=model,
             decoder=decoder,
             task=task,
             task_version=kind.version,
@@ -139,24 +165,62 @@ class Plan:
             chat=options.chat,
             mode=mode,
             seed=self.config.seed,
-            scorer=self.models[scorer] if scorer else None,
+            scorer=self._spec(scorer) if scorer else None,
+            partner=partner,
         )
 
-    def _check_fit(self, entry: DecoderConfig, name: str) -> None:
-        if name not in self.config.models:
-            raise UserError(
-                f"decoder {entry.recipe}: there is no model {name!r} in this run"
-                f"{nearest(name, self.config.models)}"
-            )
-        if entry.recipe not in RECIPES:
-            make_decoder(entry.recipe, {})  # raises, with the nearest name
-        wanted = RECIPES[entry.recipe].generation
-        family = family_of(self.checkpoints[name])
-        if (wanted == "diffusion") != (family in DIFFUSION_FAMILIES):
-            kind = "masked-diffusion" if wanted == "diffusion" else "causal"
-            raise UserError(
-                f"decoder {entry.recipe} needs a {kind} model, {name!r} is of family {family}"
-            )
+    def _spec(self, name: str) -> ModelSpec:
+        options, found = self.config.models[name], self.checkpoints[name]
+        return ModelSpec(name, found.source, found.digest, options.dtype, options.slots)
+
+    def _tokens(self, name: str) -> ModelSpec:
+        """A model of which only the tokenizer is used."""
+        if name not in self._vocabularies:
+            self._vocabularies[name] = digest(self._tokenizer(name).get_vocab())
+        source, slots = self.checkpoints[name].source, self.config.models[name].slots
+        return ModelSpec(name, source, self._vocabularies[name], UNKNOWN, slots)
+
+    def _partner(self, decoder: Decoder, model: str) -> ModelSpec | None:
+        """The second model: one of the run by its name, else what its setting names, in the
+        precision of the first."""
+        source = decoder.partner
+        if source is None:
+            return None
+        if source in self.config.models:
+            return self._spec(source)
+        if source not in self._sources:
+            try:
+                found = find_checkpoint(source)
+            except ModelError as error:
+                raise UserError(
+                    f"decoder {decoder.recipe}: {decoder.partner_setting} {source!r} is no model "
+                    f"of this run ({', '.join(self.config.models)}), and {error}"
+                ) from error
+            known = [n for n in self.config.models if _same(self.checkpoints[n], found)]
+            name = source if found.name in self.config.models else found.name
+            self._sources[source] = known[0] if known else name
+            self.checkpoints.setdefault(self._sources[source], found)
+        if self._sources[source] in self.config.models:
+            return self._spec(self._sources[source])
+        name, options = self._sources[source], self.config.models[model]
+        found = self.checkpoints[name]
+        return ModelSpec(name, found.source, found.digest, options.dtype, options.slots)
+
+    def _check_entry(self, entry: DecoderConfig) -> None:
+        for name in entry.models:
+            if name not in self.config.models:
+                raise UserError(
+                    f"decoder {entry.recipe}: there is no model {name!r} in this run"
+                    f"{nearest(name, self.config.models)}"
+                )
+            check_model(entry.recipe, name, self.checkpoints[name])
+        for key, named in (("per_task", entry.per_task), ("tasks", entry.tasks or ())):
+            for task in named:
+                if task not in tasks():
+                    raise UserError(
+                        f"decoder {entry.recipe}: {key} names {task!r}, which is no task"
+                        f"{nearest(task, tasks())}"
+                    )
 
     def _check_scorer(self) -> None:
         scorer = self.config.scorer
@@ -170,8 +234,10 @@ class Plan:
                 f"scorer: there is no model {scorer!r} in this run"
                 f"{nearest(scorer, self.config.models)}"
             )
-        if scorer is not None and family_of(self.checkpoints[scorer]) in DIFFUSION_FAMILIES:
-            raise UserError(f"scorer must be a causal model, {scorer!r} is a diffusion model")
+        if scorer is not None:
+            if generation_of(self.checkpoints[scorer]) != "autoregressive":
+                raise UserError(f"scorer must be a causal model, {scorer!r} is a diffusion model")
+            check(self.checkpoints[scorer])
 
     def _samples(self, name: str) -> list[tuple[Sample, Prompt]]:
         """The samples that the limit leaves, in document order, with the prompts that they have in
@@ -185,20 +251,24 @@ class Plan:
         chosen = sorted(range(len(pairs)), key=lambda n: _draw(name, pairs[n][0].sample_id))
         return [pairs[n] for n in sorted(chosen[: options.limit])]
 
-    def _items(self, model: str, pairs: list[tuple[Sample, Prompt]], chat: bool) -> list[Item]:
+    def _items(self, cell: Cell, pairs: list[tuple[Sample, Prompt]]) -> list[Item]:
+        model, chat = cell.model.name, cell.chat
         tokenizer = self._tokenizer(model)
+        block = None if cell.decoder.engine == "remote" else block_of(self.checkpoints[model])
         if chat and not tokenizer.chat_template:
             raise UserError(f"tasks.*.chat: the tokenizer of {model!r} has no chat template")
         items = []
         for sample, prompt in pairs:
             text = prompt.text
             if chat:
-                message = [{"role": "user", "content": text}]
-                text = tokenizer.apply_chat_template(
+                asked = text.removesuffix(prompt.prefix)
+                message = [{"role": "user", "content": asked}]
+                turns = tokenizer.apply_chat_template(
                     message, add_generation_prompt=True, tokenize=False
                 )
+                text = turns + prompt.prefix
             ids = tokenizer.encode(text, add_special_tokens=not chat)
-            items.append(Item(sample, Prompt(text, prompt.until), tuple(ids)))
+            items.append(Item(sample, Prompt(text, prompt.until), tuple(ids), block))
         return items
 
     def _tokenizer(self, model: str) -> Any:
@@ -210,6 +280,20 @@ class Plan:
     def _tokenizers(self) -> dict[str, Any]:
         return {}
 
+    @cached_property
+    def _vocabularies(self) -> dict[str, str]:
+        return {}
+
+    @cached_property
+    def _sources(self) -> dict[str, str]:
+        """What settings name as second models, outside of the run's own: source -> name."""
+        return {}
+
+    @cached_property
+    def _fitting(self) -> set[tuple[str, str]]:
+        """Model and decoder of what was found to go together."""
+        return set()
+
 
 def sweep(entry: DecoderConfig, task: str) -> Iterator[Decoder]:
     """The decoders of an entry for a task: every combination of the listed settings."""
@@ -220,6 +304,11 @@ def sweep(entry: DecoderConfig, task: str) -> Iterator[Decoder]:
             raise UserError(f"decoder {entry.recipe}: {key} is an empty list")
     for point in itertools.product(*axes):
         yield make_decoder(entry.recipe, dict(zip(settings, point, strict=True)))
+
+
+def _same(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two names stand for one checkpoint on this machine."""
+    return one.folder == other.folder and one.digest == other.digest
 
 
 def _draw(task: str, sample_id: str) -> bytes:

@@ -17,6 +17,9 @@ from reports.statistics import FloatArray, Interval, mean, perplexity, rate, wil
 AUTOREGRESSIVE = "ar"
 """The decoder that speed is measured against."""
 
+GUIDED = "guided"
+"""The decoder whose second model is worth knowing alone."""
+
 MIXED = "mixed"
 """The device or slot count of a cell whose rows do not agree on one."""
 
@@ -29,6 +32,7 @@ SETTINGS = (
     "task",
     "model",
     "decoder",
+    "partner",
     "decoder_config",
     "steps",
     "gen_length",
@@ -47,8 +51,12 @@ def cell_table(run: Run) -> pd.DataFrame:
       mean unigram entropy in nats, bootstrap over samples;
     - `samples_per_s`, `tokens_per_s`: decoded samples, generated tokens over the sum of decode_s,
       which is the rate of one worker; `latency_s`: median wall seconds in a slot;
-    - `nfe`, `token_forwards`: means a sample; `tokens_per_forward`: sum of generated tokens over
-      sum of NFE.
+    - `nfe`, `token_forwards` and the same of a second model, `nfe_draft` and
+      `draft_token_forwards`, `edited_tokens`: means a sample; `tokens_per_forward`: sum of
+      generated tokens over sum of NFE;
+    - `acceptance` = accepted / drafted tokens, BCa bootstrap over samples; `early_commit_share` of
+      the samples that could end in an early commit, Wilson;
+    - `guider`: an autoregressive cell whose model guides another cell of its kind.
     """
     groups = dict(list(run.samples.groupby("cell_id", sort=False)))
     nothing = run.samples.iloc[:0]
@@ -57,6 +65,7 @@ def cell_table(run: Run) -> pd.DataFrame:
     if table.empty:
         return table
     table["variant"] = _variants(table)
+    table["guider"] = _guiders(table)
     table["series"] = [
         series_name(row["model"], row["decoder"], row["variant"]) for row in records(table)
     ]
@@ -146,12 +155,33 @@ def _cost(samples: pd.DataFrame) -> dict[str, Any]:
         float(numbers(samples["token_forwards"]).mean()) if len(samples) else np.nan
     )
     row["tokens_per_forward"] = tokens.sum() / forwards.sum() if forwards.sum() > 0 else np.nan
+    for name in ("nfe_draft", "draft_token_forwards", "edited_tokens"):
+        row[name] = float(numbers(samples[name]).mean()) if len(samples) else np.nan
+    drafted, accepted = numbers(samples["drafted_tokens"]), numbers(samples["accepted_tokens"])
+    asked = drafted > 0
+    row.update(_spread("acceptance", rate(accepted[asked], drafted[asked])))
+    measured = samples["early_commit_gap"].notna() | samples["early_commit_step"].notna()
+    early = int(samples["early_commit_step"].notna().sum())
+    row.update(_spread("early_commit_share", wilson(early, int(measured.sum()))))
     return row
 
 
 def _spread(name: str, interval: Interval) -> dict[str, float]:
     """An interval as three columns."""
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _guiders(table: pd.DataFrame) -> list[bool]:
+    """Which rows are the second model of a guided one, alone on the same task and length."""
+    same = ("task", "mode", "gen_length")
+    guided = {
+        (row["partner"], *(row[name] for name in same))
+        for row in records(table[table["decoder"] == GUIDED])
+    }
+    return [
+        row["is_ar"] and (row["model"], *(row[name] for name in same)) in guided
+        for row in records(table)
+    ]
 
 
 def _variants(table: pd.DataFrame) -> list[str]:

@@ -86,12 +86,15 @@ def _convergence(run: Run, cell: dict[str, Any], samples: pd.DataFrame) -> Conve
 def stop_curve(trace: pd.DataFrame, steps: int) -> pd.DataFrame:
     """Accuracy at each step 1..steps if every traced sample had stopped there.
 
-    A step without a verdict is not right. A step without a row (the trace ended, or skipped it)
-    keeps the verdict before it. So each step is over the same n samples.
+    Before a sample's first verdict it is not right. A step without one (the trace ended, or the
+    step was not looked at, as scoring was dear) keeps the verdict before it. So each step is over
+    the same n samples; steps that were looked at for none of them are left out.
     """
-    judged = trace.assign(correct=trace["correct"].fillna(0))
+    judged = trace[trace["correct"].notna()]
+    unseen = set(trace["step"]) - set(judged["step"])
     verdicts = judged.pivot_table(index="sid", columns="step", values="correct", aggfunc="last")
     verdicts = verdicts.reindex(columns=range(1, steps + 1)).ffill(axis=1).fillna(0.0)
+    verdicts = verdicts[[step for step in verdicts.columns if step not in unseen]]
     intervals = [wilson(int(verdicts[step].sum()), len(verdicts)) for step in verdicts.columns]
     return pd.DataFrame(
         {

@@ -23,7 +23,13 @@ from reports.figures_speed import frontier_chart, speedup_chart
 from reports.load import ReportError, Run, load
 from reports.schema import STATUSES
 from reports.speed import Speedup, speedups
-from reports.tables import CELL_COLUMNS, CONVERGENCE_COLUMNS, cell_rows, convergence_rows
+from reports.tables import (
+    CELL_COLUMNS,
+    CONVERGENCE_COLUMNS,
+    cell_rows,
+    convergence_rows,
+    without_spare,
+)
 from reports.text import script_json, shortened, visible
 from reports.verdict import verdicts
 
@@ -67,6 +73,7 @@ def page(run: Run) -> str:
         for at, panel in enumerate(chart.panels)
     }
     plotly, script = _inline(get_plotlyjs()), _inline(_asset("report.js"))
+    columns, rows = without_spare(CELL_COLUMNS, cell_rows(cells, compared))
     return _template().render(
         policy=_policy(plotly, script),
         plotly=plotly,
@@ -81,8 +88,8 @@ def page(run: Run) -> str:
         charts=charts,
         modes=[mode for mode in MODES if len(cells) and (cells["mode"] == mode).any()],
         refusals=_refusals(cells, compared),
-        cell_columns=CELL_COLUMNS,
-        cell_rows=cell_rows(cells, compared),
+        cell_columns=columns,
+        cell_rows=rows,
         tasks=list(dict.fromkeys(cells["task"])) if len(cells) else [],
         convergence_columns=CONVERGENCE_COLUMNS,
         convergence_rows=convergence_rows(traces),

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "error", "timeout", "quarantined", "not_executed"]
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -33,10 +33,12 @@ SAMPLES = pa.schema(
         pa.field("category", pa.string()),  # MMLU subject; null where a task has none
         pa.field("model", pa.string(), nullable=False),
         pa.field("decoder", pa.string(), nullable=False),  # recipe name: llada, ar, ...
-        # Step budget. For `ar` one forward writes one token, so it is gen_length.
+        pa.field("partner", pa.string()),  # second model: drafter, guider or joint sampler
+        # Step budget. Where one forward writes one token or more (`ar`, thresholds) it is
+        # gen_length.
         pa.field("steps", pa.int32(), nullable=False),
         pa.field("gen_length", pa.int32(), nullable=False),  # canvas positions
-        pa.field("block_length", pa.int32()),  # null for ar
+        pa.field("block_length", pa.int32()),  # null without blocks, or where they are the model's
         pa.field("mode", pa.string(), nullable=False),  # throughput | latency
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # one of STATUSES
@@ -48,12 +50,17 @@ SAMPLES = pa.schema(
         pa.field("output_text", pa.string()),  # up to EOS or the first stop string
         pa.field("output_ids", pa.list_(pa.int32())),  # the whole canvas, EOS filling included
         pa.field("generated_tokens", pa.int32()),  # up to EOS or the stop, never the prompt
-        pa.field("nfe", pa.int32()),  # forward passes that this sample took part in
-        pa.field("nfe_block", pa.int32()),  # of these, passes over a block against cached K/V
-        pa.field("nfe_ar", pa.int32()),  # of these, causal passes of an autoregressive model
-        pa.field("token_forwards", pa.int64()),  # positions pushed through the model, summed
+        # Forward passes of the row's model that this sample took part in. This and the five
+        # columns after it are null for `remote`, whose server does not tell.
+        pa.field("nfe", pa.int32()),
+        pa.field("nfe_block", pa.int32()),  # of these, passes that fed a part of the canvas
+        pa.field("nfe_ar", pa.int32()),  # passes of an autoregressive model, a guider's included
+        pa.field("nfe_draft", pa.int32()),  # passes of a drafter or joint sampler; not in nfe
+        pa.field("token_forwards", pa.int64()),  # positions pushed through the row's model, summed
+        pa.field("draft_token_forwards", pa.int64()),  # the same of the second model
         # Device-synchronised seconds of decoding, as this sample's share: a forward's time is
-        # divided over the rows in it by their positions. Sums to the engine's busy time.
+        # divided over the rows in it by their positions. Sums to the engine's busy time. For
+        # `remote` the wall time shared evenly over the requests in flight.
         pa.field("decode_s", pa.float64()),
         # Wall seconds from entering a slot to leaving it. Equals decode_s in latency mode.
         pa.field("latency_s", pa.float64()),
@@ -67,11 +74,15 @@ SAMPLES = pa.schema(
         pa.field("converged_step", pa.int32()),  # right from there on to the end
         pa.field("last_change_step", pa.int32()),  # the answer changed there for the last time
         pa.field("oscillated", pa.bool_()),  # right at some step, wrong at the end
+        # Prophet: the step that committed all that was left, and the gap that decided it or, where
+        # none did, the last step's.
         pa.field("early_commit_step", pa.int32()),
+        pa.field("early_commit_gap", pa.float64()),
+        pa.field("edited_tokens", pa.int32()),  # written tokens that were rewritten, each time
         pa.field("commit_steps", pa.list_(pa.int32())),  # per canvas position, from 1; 0: never
-        pa.field("drafted_tokens", pa.int32()),
-        pa.field("accepted_tokens", pa.int32()),
-        pa.field("device", pa.string()),
+        pa.field("drafted_tokens", pa.int32()),  # proposed to the row's model or the guider
+        pa.field("accepted_tokens", pa.int32()),  # of these, kept
+        pa.field("device", pa.string()),  # GPU or processor; remote:HOST for `remote`
         pa.field("dtype", pa.string()),
         pa.field("slots", pa.int32()),
         pa.field("worker", pa.string()),
@@ -89,7 +100,7 @@ STEPS = pa.schema(
         pa.field("committed", pa.list_(pa.int32()), nullable=False),
         pa.field("tokens", pa.list_(pa.int32()), nullable=False),
         pa.field("confidence", pa.list_(pa.float32()), nullable=False),
-        pa.field("masked_left", pa.int32(), nullable=False),
+        pa.field("masked_left", pa.int32(), nullable=False),  # masks in the canvas after it
         # The answer if decoding stopped here: masks filled with this step's best tokens.
         pa.field("answer", pa.string()),
         pa.field("correct", pa.int8()),
@@ -111,6 +122,7 @@ CELLS = pa.schema(
         pa.field("decoder", pa.string(), nullable=False),
         pa.field("decoder_config", pa.string(), nullable=False),  # JSON, every setting
         pa.field("decoder_fingerprint", pa.string(), nullable=False),
+        pa.field("partner", pa.string()),  # second model, as in samples
         pa.field("steps", pa.int32(), nullable=False),
         pa.field("gen_length", pa.int32(), nullable=False),
         pa.field("mode", pa.string(), nullable=False),
@@ -118,6 +130,8 @@ CELLS = pa.schema(
         pa.field("n", pa.int64(), nullable=False),  # rows of the cell
         pa.field("statuses", pa.map_(pa.string(), pa.int64()), nullable=False),
         pa.field("metrics", pa.map_(pa.string(), pa.float64()), nullable=False),
+        pa.field("acceptance", pa.float64()),  # accepted over drafted tokens of all rows
+        pa.field("early_commit_share", pa.float64()),  # of the rows where it could happen
     ],
     metadata={"unmask.table": "cells", "unmask.schema_version": str(SCHEMA_VERSION)},
 )

@@ -32,7 +32,8 @@ def speedups(run: Run, cells: pd.DataFrame) -> dict[str, Speedup]:
     """For each cell that is not autoregressive itself, by cell_id.
 
     The baseline is the autoregressive cell of the same task, mode, device and slots that shares
-    the most decoded sample ids (of several: the same canvas length first, then by name).
+    the most decoded sample ids (of several: the same canvas length first, then the cell's own
+    second model, then by name).
     """
     if cells.empty:
         return {}
@@ -76,8 +77,9 @@ def _speedup(
         theirs_rows = rows.get(reference["cell_id"])
         shared = 0 if theirs_rows is None else len(mine.index.intersection(theirs_rows.index))
         same_length = reference["gen_length"] == cell["gen_length"]
-        candidates.append((-shared, not same_length, str(reference["model"]), reference["cell_id"]))
-    shared, _, model, baseline_id = min(candidates)
+        model, stranger = str(reference["model"]), reference["model"] != cell["partner"]
+        candidates.append((-shared, not same_length, stranger, model, reference["cell_id"]))
+    shared, _, _, model, baseline_id = min(candidates)
     if shared == 0:
         return _none(cell_id, "no sample was decoded by both")
     both = mine.merge(rows[baseline_id], left_index=True, right_index=True, suffixes=("", "_ar"))

@@ -1,7 +1,8 @@
 """The page's tables: each entry as text and as the value it is sorted by."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,8 @@ class Column:
     title: str
     help: str
     number: bool = True
+    spare: bool = False
+    """Left out where no row has anything in it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ CELL_COLUMNS = (
     Column("NFE", "mean forward passes a sample"),
     Column("token forwards", "mean positions pushed through the model a sample"),
     Column("tokens/ forward", "generated tokens over forward passes"),
+    Column("draft NFE", "mean passes of a drafter or joint sampler a sample", spare=True),
+    Column("draft token forwards", "mean positions pushed through the second model", spare=True),
+    Column("accepted", "of the drafted tokens, the share that was kept", spare=True),
+    Column("early commit", "samples that ended before their last step", spare=True),
+    Column("edits", "mean written tokens that were rewritten a sample", spare=True),
 )
 
 
@@ -54,11 +62,25 @@ def cell_rows(cells: pd.DataFrame, compared: dict[str, Speedup]) -> list[list[En
     return [_cell_row(cell, compared.get(cell["cell_id"]), modes > 1) for cell in records(cells)]
 
 
+def without_spare(
+    columns: Sequence[Column], rows: list[list[Entry]]
+) -> tuple[list[Column], list[list[Entry]]]:
+    """The table without the spare columns that hold nothing but dashes."""
+    kept = [
+        at
+        for at, column in enumerate(columns)
+        if not column.spare or any(row[at].order is not None for row in rows)
+    ]
+    return [columns[at] for at in kept], [[row[at] for at in kept] for row in rows]
+
+
 def _cell_row(cell: dict[str, Any], speedup: Speedup | None, name_mode: bool) -> list[Entry]:
-    mode = cell["mode"] if name_mode else ""
+    notes = [cell["mode"]] if name_mode else []
+    notes += ["the guider alone"] if cell["guider"] else []
+    notes += [f"with {cell['partner']}"] if isinstance(cell["partner"], str) else []
     return [
         Entry(cell["task"], order=cell["task"]),
-        Entry(cell["series"], mode, f"{cell['series']} {mode}"),
+        Entry(cell["series"], ", ".join(notes), " ".join([cell["series"], *notes])),
         Entry(str(cell["steps"]), order=cell["steps"]),
         _count(cell),
         _quality(cell),
@@ -69,6 +91,11 @@ def _cell_row(cell: dict[str, Any], speedup: Speedup | None, name_mode: bool) ->
         _number(cell["nfe"]),
         _number(cell["token_forwards"]),
         _number(cell["tokens_per_forward"]),
+        _number(cell["nfe_draft"] or nan),
+        _number(cell["draft_token_forwards"] or nan),
+        _part(cell, "acceptance"),
+        _part(cell, "early_commit_share"),
+        _number(cell["edited_tokens"] or nan),
     ]
 
 
@@ -99,6 +126,12 @@ def _quality(cell: dict[str, Any]) -> Entry:
 
 def _number(value: float) -> Entry:
     return Entry(figures3(value), order=value if isfinite(value) else None)
+
+
+def _part(cell: dict[str, Any], name: str) -> Entry:
+    value = cell[name]
+    ends = between(cell[f"{name}_low"], cell[f"{name}_high"], percent)
+    return Entry(percent(value), ends, value if isfinite(value) else None)
 
 
 def _rate(cell: dict[str, Any], name: str) -> Entry:

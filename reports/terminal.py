@@ -12,10 +12,26 @@ from reports.load import Run, load
 from reports.speed import Speedup, speedups
 from reports.text import between, figures3, percent, times, visible
 
-COLUMNS = ("model", "decoder", "mode", "steps", "n", "accuracy", "tok/fwd", "samples/s", "vs AR")
+COLUMNS = (
+    "model",
+    "decoder",
+    "mode",
+    "steps",
+    "n",
+    "accuracy",
+    "NFE",
+    "tok fwds",
+    "tok/fwd",
+    "accepted",
+    "samples/s",
+    "vs AR",
+)
 LEFT = ("model", "decoder", "mode")
-SPARE = ("tok/fwd", "n", "samples/s")
+SPARE = ("tok fwds", "NFE", "tok/fwd", "n", "accepted", "samples/s")
 """What a narrow terminal goes without, in this order, before any value is cut."""
+
+NONE = "-"
+"""A number that there is not."""
 
 _ASCII = str.maketrans({"–": "-", "×": "x", "·": "-"})
 
@@ -45,7 +61,8 @@ class Summary:
         widths = {
             name: max(cell_len(name), *(cell_len(row[name]) for row in rows), 0)
             for name in COLUMNS
-            if name != "mode" or len({row["mode"] for row in rows}) > 1
+            if (name != "mode" or len({row["mode"] for row in rows}) > 1)
+            and (name != "accepted" or any(row[name] != NONE for row in rows))
         }
         for name in SPARE:
             if 1 + sum(widths.values()) + len(widths) <= available:
@@ -57,8 +74,9 @@ class Summary:
 
 def summary(run: Path | Run) -> Summary:
     """One row a cell: model, decoder, steps, n (with a verdict or timed, of all rows), accuracy
-    or perplexity with its interval, tokens a forward, samples/s a worker, and samples/s over the
-    autoregressive baseline's.
+    or perplexity with its interval, forwards and positions fed a sample, tokens a forward, the
+    share of drafted tokens that were accepted, samples/s a worker, and samples/s over the
+    autoregressive baseline's. A guider that decodes alone says so.
     """
     run = run if isinstance(run, Run) else load(run)
     cells = cell_table(run)
@@ -81,11 +99,14 @@ def _row(cell: dict[str, Any], speedup: Speedup | None) -> dict[str, str]:
     against = "AR" if cell["is_ar"] else times(speedup.samples.value) if speedup else "–"
     return {
         "model": cell["model"] + (f" ({cell['variant']})" if cell["variant"] else ""),
-        "decoder": cell["decoder"],
+        "decoder": cell["decoder"] + (" (guider)" if cell["guider"] else ""),
         "mode": cell["mode"],
         "steps": str(cell["steps"]),
         "n": str(n) if n == cell["rows"] else f"{n}/{cell['rows']}",
         "accuracy": _quality(cell),
+        "NFE": figures3(cell["nfe"]),
+        "tok fwds": figures3(cell["token_forwards"]),
+        "accepted": percent(cell["acceptance"]),
         "tok/fwd": figures3(cell["tokens_per_forward"]),
         "samples/s": figures3(cell["samples_per_s"]),
         "vs AR": against,

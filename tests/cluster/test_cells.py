@@ -4,6 +4,7 @@ import pytest
 
 from cluster.cells import Cell, ModelSpec
 from decoders import make_decoder
+from decoders.recipes.remote import Remote
 from evaluators import Prompt, Sample
 
 MODEL = ModelSpec("m", "/somewhere", "d1", "float32", 8)
@@ -32,6 +33,7 @@ SAMPLE, PROMPT = Sample("3", "18", None, {"question": "How many?"}), Prompt("Que
         {"chat": True},
         {"mode": "latency"},
         {"scorer": MODEL},
+        {"partner": MODEL},
     ],
     ids=str,
 )
@@ -44,6 +46,30 @@ def test_what_can_change_a_result_changes_the_cell(change: dict[str, object]) ->
 )
 def test_names_and_places_do_not(model: ModelSpec) -> None:
     assert replace(CELL, model=model).cell_id == CELL.cell_id
+
+
+def test_a_second_model_counts_by_what_it_is_not_by_its_name() -> None:
+    def joint(name: str, **change: object) -> Cell:
+        decoder = make_decoder("joint", {"gen_length": 16, "sampler": name})
+        return replace(CELL, decoder=decoder, partner=replace(MODEL, name=name, **change))
+
+    assert joint("one").cell_id == joint("other", source="/elsewhere").cell_id
+    assert joint("one").cell_id != joint("one", digest="d2").cell_id
+    assert joint("one").cell_id != joint("one", dtype="bfloat16").cell_id
+
+
+def test_recipes_and_second_models_do_not_share_an_engine() -> None:
+    llada = replace(CELL, decoder=make_decoder("llada", {"gen_length": 16, "steps": 8}))
+    assert llada.engine_key == CELL.engine_key, "settings may differ within a batch"
+    others = [
+        replace(CELL, decoder=make_decoder("dream", {"gen_length": 16, "steps": 4})),
+        replace(CELL, partner=MODEL),
+        replace(CELL, model=replace(MODEL, name="n")),
+        replace(CELL, mode="latency"),
+        replace(CELL, decoder=Remote(url="http://one/v1", server_model="m")),
+        replace(CELL, decoder=Remote(url="http://two/v1", server_model="m")),
+    ]
+    assert len({cell.engine_key for cell in (CELL, *others)}) == 7
 
 
 def test_slots_count_only_where_the_dtype_lets_them() -> None:
@@ -72,5 +98,5 @@ def test_a_sid_belongs_to_cell_sample_prompt_and_seed() -> None:
 def test_a_cell_travels_as_json() -> None:
     import json
 
-    for cell in (CELL, replace(CELL, scorer=MODEL)):
+    for cell in (CELL, replace(CELL, scorer=MODEL), replace(CELL, partner=MODEL)):
         assert Cell.from_json(json.loads(json.dumps(cell.to_json()))) == cell

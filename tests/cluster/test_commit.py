@@ -83,12 +83,12 @@ def write(folder: Path, rows: list[dict[str, Any]], answer: str = "1") -> None:
     writer.flush()
 
 
-def test_the_manifest_puts_the_longest_first(manifest: pa.Table) -> None:
+def test_the_manifest_keeps_cells_together_and_the_longest_first(manifest: pa.Table) -> None:
     assert manifest.num_rows == 6
     assert len(set(manifest["sid"].to_pylist())) == 6
     of = {c.cell_id: c.decoder.budget for c in CELLS}
     order = [(row["length"], of[row["cell_id"]]) for row in manifest.to_pylist()]
-    assert order == [(19, 8), (19, 4), (18, 8), (18, 4), (17, 8), (17, 4)]
+    assert order == [(19, 8), (18, 8), (17, 8), (19, 4), (18, 4), (17, 4)]
 
 
 def test_a_run_is_committed_once_and_whole(tmp_path: Path, manifest: pa.Table) -> None:
@@ -117,6 +117,47 @@ def test_a_run_is_committed_once_and_whole(tmp_path: Path, manifest: pa.Table) -
     assert [(c["n"], dict(c["statuses"])) for c in cells] == [(3, {"ok": 3})] * 2
     assert dict(cells[0]["metrics"])["flexible"] == 1.0
     assert json.loads(cells[1]["decoder_config"])["steps"] == 8
+
+
+def test_acceptance_and_early_commits_are_summed_up(tmp_path: Path, manifest: pa.Table) -> None:
+    (tmp_path / "parts").mkdir()
+    writer = PartWriter(tmp_path / "parts")
+    counts = iter([(10, 5), (30, 25), (0, 0)])
+    ends = iter([(3, 8.0), (None, 1.0), (None, None)])
+    for row in manifest.to_pylist():
+        extra: dict[str, Any] = {}
+        if row["cell_id"] == CELLS[0].cell_id:
+            drafted, accepted = next(counts)
+            step, gap = next(ends)
+            extra = {"drafted_tokens": drafted, "accepted_tokens": accepted}
+            extra |= {"early_commit_step": step, "early_commit_gap": gap}
+        writer.add({**sample_row(row), **extra}, [])
+    writer.flush()
+    commit(tmp_path, "run-1", manifest, CELLS, {})
+    first, second = pq.read_table(tmp_path / "cells").to_pylist()
+    assert (first["acceptance"], first["early_commit_share"]) == (0.75, 0.5)
+    assert (second["acceptance"], second["early_commit_share"]) == (None, None)
+    assert first["partner"] is None
+
+
+def test_rows_of_one_engine_stand_together() -> None:
+    def items(_: Cell) -> list[Item]:
+        return [
+            Item(Sample(str(n), "1", None, {}), Prompt(f"{n}", ()), (1,) * n) for n in (1, 9, 5)
+        ]
+
+    other = replace(CELLS[0], decoder=make_decoder("dream", {"gen_length": 16, "steps": 4}))
+    of = {c.cell_id: c.decoder.recipe for c in (*CELLS, other)}
+    rows = build([*CELLS, other], items).to_pylist()
+    assert [of[row["cell_id"]] for row in rows] == ["dream"] * 3 + ["llada"] * 6
+    assert [row["length"] for row in rows] == [25, 21, 17] * 3
+
+
+def test_length_is_what_the_recipe_takes_on_the_models_blocks() -> None:
+    cell = replace(CELLS[0], decoder=make_decoder("llada2", {"gen_length": 16}))
+    item = Item(Sample("0", "1", None, {}), Prompt("p", ()), (1,) * 5, block=8)
+    (row,) = build([cell], lambda _: [item]).to_pylist()
+    assert row["length"] == 24, "a canvas that ends inside a block takes the block"
 
 
 def test_steps_without_their_samples_are_not_read(tmp_path: Path, manifest: pa.Table) -> None:

@@ -1,12 +1,18 @@
 """From tokens to rows: where a text ends, what counts, how the answer went."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cluster.cells import Cell, ModelSpec
-from cluster.rows import Detokenizer, Place, result_rows
+from cluster.rows import Detokenizer, Place, error_row, result_rows
 from decoders import Result, Trace, find_checkpoint, load_model, load_tokenizer, make_decoder
-from evaluators import LogLikelihood
+from decoders.recipes.remote import Remote
+from decoders.remote import RemoteResult
+from evaluators import LogLikelihood, sandbox
+from reports.schema import SAMPLES, STEPS
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +22,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def detokenizer(tokenizer) -> Detokenizer:
-    return Detokenizer(tokenizer, load_model(find_checkpoint("tiny-mdlm")))
+    return Detokenizer(tokenizer, load_model(find_checkpoint("tiny-mdlm")).stop_ids)
 
 
 def encode(tokenizer, text: str) -> list[int]:
@@ -75,10 +81,12 @@ def test_a_trace_gives_the_answer_at_every_step(tokenizer, detokenizer: Detokeni
     committed = np.zeros((4, 16), dtype=bool)
     for step in range(4):
         committed[step, step * 4 : step * 4 + 4] = True
+    committed[3, 0] = True  # an edit: written for the second time, and no mask less
     trace = Trace(
         committed=committed,
         tokens=np.array(canvases, dtype=np.int32),
         confidence=np.where(committed, 0.5, np.nan).astype(np.float32),
+        masked_left=np.array([12, 8, 4, 0], np.int32),
         top2_gap=np.ones(4, np.float32),
         entropy=np.ones(4, np.float32),
         elapsed_s=np.arange(1.0, 5.0),
@@ -101,9 +109,71 @@ def test_a_trace_gives_the_answer_at_every_step(tokenizer, detokenizer: Detokeni
     assert [s["masked_left"] for s in steps] == [12, 8, 4, 0]
     assert steps[1]["committed"] == [4, 5, 6, 7]
     assert steps[1]["tokens"] == canvases[1][4:8]
+    assert steps[3]["committed"] == [0, 12, 13, 14, 15]
+    assert pa.Table.from_pylist(steps, schema=STEPS).num_rows == 4
 
 
-def test_programs_are_not_executed(tokenizer, detokenizer: Detokenizer) -> None:
+def test_a_row_carries_what_the_decoder_counted(tokenizer, detokenizer: Detokenizer) -> None:
+    result = Result(
+        "s",
+        tuple(encode(tokenizer, " #### 18")),
+        nfe=4,
+        token_forwards=76,
+        decode_s=0.4,
+        latency_s=0.5,
+        nfe_block=3,
+        nfe_ar=2,
+        nfe_draft=5,
+        draft_token_forwards=90,
+        drafted_tokens=12,
+        accepted_tokens=9,
+        early_commit_step=3,
+        early_commit_gap=7.75,
+        edited_tokens=2,
+    )
+    spec = ModelSpec("second", "s", "d2", "float32", 2)
+    cell = replace(make_cell("gsm8k"), partner=spec)
+    row, _ = result_rows(
+        manifest_row("18", ()), cell, Place("run", "w", "cpu"), result, detokenizer, None
+    )
+    stored = pa.Table.from_pylist([row], schema=SAMPLES).to_pylist()[0]
+    counted = (
+        "nfe_block nfe_ar nfe_draft draft_token_forwards drafted_tokens accepted_tokens "
+        "early_commit_step early_commit_gap edited_tokens"
+    )
+    for name in counted.split():
+        assert stored[name] == getattr(result, name), name
+    assert stored["partner"] == "second"
+    assert stored["tokens_per_forward"] == stored["generated_tokens"] / 4
+
+
+def test_a_servers_text_counts_as_it_came(tokenizer) -> None:
+    recipe = Remote(url="http://there:8000/v1", server_model="m", gen_length=16)
+    cell, place = replace(make_cell("gsm8k"), decoder=recipe), Place("run", "w", "some GPU")
+    told = Detokenizer(tokenizer, frozenset())
+    ids = tuple(encode(tokenizer, " 9+9\n#### 18 END and more"))
+    result = RemoteResult(
+        "s", ids, 0, 0, 0.4, 0.5, text=" 9+9\n#### 18 END and more", server_tokens=11
+    )
+    row, steps = result_rows(manifest_row("18", ()), cell, place, result, told, None)
+    assert (row["output_text"], row["generated_tokens"]) == (result.text, 11)
+    assert row["correct"] == 1
+    assert row["device"] == "remote:there:8000"
+    assert steps == []
+    stored = pa.Table.from_pylist([row], schema=SAMPLES).to_pylist()[0]
+    unknown = ("nfe", "nfe_block", "nfe_ar", "nfe_draft", "token_forwards", "tokens_per_forward")
+    assert all(stored[name] is None for name in unknown)
+    # A stop string that the server was not told: its count is that of more than what is left.
+    row, _ = result_rows(manifest_row("18", (" END",)), cell, place, result, told, None)
+    assert row["output_text"] == " 9+9\n#### 18"
+    assert row["generated_tokens"] == len(encode(tokenizer, " 9+9\n#### 18"))
+    assert error_row(manifest_row("18", ()), cell, place, "no")["device"] == "remote:there:8000"
+
+
+def test_programs_are_not_executed_without_a_sandbox(
+    tokenizer, detokenizer: Detokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "probe", lambda: sandbox.Probe(None, {}, "3"))
     ids = encode(tokenizer, "    return 1\n")
     result = Result("s", tuple(ids), 4, 76, 0.4, 0.5)
     row = {**manifest_row("", ()), "fields": '{"entry_point": "f", "test": "", "prompt": ""}'}

@@ -1,18 +1,18 @@
 import torch
 
 from decoders.noise import CounterNoise, seed_of
-from decoders.sampling import gumbel_argmax
+from decoders.sampling import categorical, gumbel_argmax
 
 
 def draw(seeds: list[int], step: int, places: list[int], vocabulary: int = 7) -> torch.Tensor:
     rows = len(seeds)
-    return CounterNoise().over_vocabulary(
+    race = CounterNoise().race(
         torch.tensor(seeds),
         torch.full((rows,), step),
         torch.tensor(places).expand(rows, -1),
         vocabulary,
-        0,
     )
+    return (-race).exp()
 
 
 def test_a_draw_belongs_to_seed_step_and_position_alone() -> None:
@@ -38,9 +38,13 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
 def test_gumbel_race_samples_the_softmax() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
     rows = 20_000
-    uniform = draw(list(range(rows)), 0, [0], 4)
-    tokens = gumbel_argmax(logits.expand(rows, 1, 4), torch.ones(rows), uniform)[:, 0]
-    share = torch.bincount(tokens, minlength=4) / rows
-    assert torch.allclose(share, logits.softmax(0), atol=0.015)
-    greedy = gumbel_argmax(logits.expand(rows, 1, 4), torch.zeros(rows), uniform)
+    race = -draw(list(range(rows)), 0, [0], 4).log()
+    expected = logits.softmax(0)
+    for tokens in (
+        gumbel_argmax(logits.expand(rows, 1, 4), 1.0, race),
+        categorical(expected.expand(rows, 1, 4), race),
+    ):
+        share = torch.bincount(tokens[:, 0], minlength=4) / rows
+        assert torch.allclose(share, expected, atol=0.015)
+    greedy = gumbel_argmax(logits.expand(rows, 1, 4), 0.0, race)
     assert (greedy == 2).all()

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from decoders import DecoderError, make_decoder, recipes
+from decoders import RECIPES, DecoderError, make_decoder, recipes
 
 
 def test_settings_make_the_fingerprint() -> None:
@@ -9,7 +11,18 @@ def test_settings_make_the_fingerprint() -> None:
     assert make_decoder("llada", base).fingerprint == same.fingerprint
     for change in ({"steps": 16}, {"temperature": 0.5}, {"block_length": 8}, {"gen_length": 16}):
         assert make_decoder("llada", {**base, **change}).fingerprint != same.fingerprint
-    assert recipes() == ["ar", "llada"]
+
+
+def test_the_readme_tells_of_every_recipe() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    assert [name for name in recipes() if f"| `{name}` |" not in readme] == []
+
+
+def test_every_recipe_tells_what_it_is() -> None:
+    for name, kind in RECIPES.items():
+        assert kind.recipe == name
+        assert kind.paper and kind.models and kind.exactness and kind.visibility
+        assert (kind.partner_setting is None) == (kind.partner_kind is None)
 
 
 @pytest.mark.parametrize(

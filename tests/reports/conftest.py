@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reports.schema import TABLES
+from reports.schema import SCHEMA_VERSION, TABLES
 
 CREATED = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 AR_LENGTH = 64
@@ -293,7 +293,7 @@ def _write(path: Path, plan: Plan) -> Path:
     }
     (path / "run.json").write_text(json.dumps(about))
     success = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "run_id": "run-synthetic",
         "created_at": "2026-11-21T09:30:00+00:00",
         "finished_at": "2026-11-21T09:31:44+00:00",

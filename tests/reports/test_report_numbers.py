@@ -1,5 +1,6 @@
 """The numbers behind the charts, against values computed by hand."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from math import exp, isnan
@@ -8,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from reports.cells import cell_table, records
 from reports.convergence import convergences, stop_curve
@@ -16,6 +18,8 @@ from reports.load import Run, load
 from reports.render import page
 from reports.speed import kept_accuracy, speedups
 from reports.statistics import wilson
+from reports.tables import CELL_COLUMNS, cell_rows, without_spare
+from reports.terminal import summary
 from reports.verdict import verdicts
 
 MakeRun = Callable[..., Path]
@@ -131,14 +135,102 @@ def test_convergence_by_hand(by_hand: Run) -> None:
     assert found.curve.tolist() == [0, 0.5, 1, 1, 1]
     assert [found.at[f].value for f in (0.125, 0.25, 0.5)] == [0, 0.5, 1]
     assert (found.oscillated.value, found.oscillated.n) == (1 / 3, 3)
-    # Step 1: s1, s2 right. 2: s1 keeps its verdict. 3: s1 has none, so is wrong. 4: s2 keeps its.
-    assert found.stops["accuracy"].tolist() == pytest.approx([2 / 3, 1, 2 / 3, 2 / 3])
+    # Step 1: s1, s2 right. 2: s1 keeps its verdict. 3: s1 was not looked at. 4: s2 keeps its.
+    assert found.stops["accuracy"].tolist() == pytest.approx([2 / 3, 1, 1, 2 / 3])
     assert set(found.stops["n"]) == {3}
 
 
 def test_stops_before_the_first_verdict_are_wrong() -> None:
     trace = pd.DataFrame({"sid": ["a", "a"], "step": [2, 3], "correct": [1, 1]})
     assert stop_curve(trace, 4)["accuracy"].tolist() == [0, 1, 1, 1]
+
+
+def test_steps_that_nobody_looked_at_are_left_out() -> None:
+    trace = pd.DataFrame(
+        {
+            "sid": ["a"] * 4 + ["b"] * 3,
+            "step": [1, 2, 3, 4, 1, 2, 3],
+            "correct": [None, 0, None, 1, None, 1, 1],
+        }
+    )
+    found = stop_curve(trace, 4)
+    assert found["step"].tolist() == [2, 3, 4]
+    assert found["accuracy"].tolist() == [0.5, 0.5, 1]
+
+
+def test_what_a_second_model_did_is_summed_up(
+    write_tables: MakeRun, empty_plan: Any, blank_row: Blank
+) -> None:
+    """Acceptance is a ratio of sums; the guider that decodes alone is known and is the baseline."""
+    shared = {"run_id": "r", "task": "gsm8k", "gen_length": 8, "mode": "throughput", "steps": 8}
+    cells = {
+        "g": {"model": "m", "decoder": "guided", "partner": "z"},
+        "z": {"model": "z", "decoder": "ar"},
+        "a": {"model": "a", "decoder": "ar"},
+        "other": {"model": "z", "decoder": "ar", "gen_length": 4},
+        "far": {"model": "m", "decoder": "remote"},
+    }
+    counts: dict[str, list[dict[str, Any]]] = {
+        "g": [
+            {"drafted_tokens": 10, "accepted_tokens": 9, "early_commit_gap": 8.0},
+            {"drafted_tokens": 30, "accepted_tokens": 11, "early_commit_gap": 2.0},
+        ],
+    }
+    counts["g"][0] |= {"early_commit_step": 3, "nfe_draft": 4, "edited_tokens": 1}
+    counts["g"][1] |= {"nfe_draft": 2, "edited_tokens": 0}
+    for cell_id, fields in cells.items():
+        config = {"decoder_config": "{}", "decoder_fingerprint": cell_id, "task_version": "1"}
+        stated = {"n": 2, "statuses": [], "metrics": [], "num_fewshot": 0, "model_digest": "d"}
+        row = {**shared, **config, **stated, **fields, "cell_id": cell_id}
+        empty_plan.cells.append(blank_row("cells", **row))
+        for at in range(2):
+            known = {} if cell_id == "far" else {"nfe": 2, "token_forwards": 20}
+            row = {**shared, **fields, **known, "cell_id": cell_id, "sid": f"{cell_id}{at}"}
+            row |= {"sample_id": f"s{at}", "seed": 0, "status": "ok", "correct": 1}
+            row |= {"decode_s": 1.0, "latency_s": 1.0, "generated_tokens": 6, "slots": 8}
+            row |= {"device": "remote:there" if cell_id == "far" else "cpu", "prompt": "p"}
+            row |= {"prompt_sha256": "0", "created_at": pd.Timestamp("2026-01-01", tz="UTC")}
+            row |= counts.get(cell_id, [{}, {}])[at]
+            empty_plan.samples.append(blank_row("samples", **row))
+    run = load(write_tables(empty_plan))
+    table = cell_table(run)
+    found = {row["cell_id"]: row for row in records(table)}
+    assert found["g"]["acceptance"] == 20 / 40
+    assert found["g"]["early_commit_share"] == 0.5
+    assert (found["g"]["nfe_draft"], found["g"]["edited_tokens"]) == (3, 0.5)
+    assert isnan(found["a"]["acceptance"]) and isnan(found["a"]["early_commit_share"])
+    assert [cell for cell, row in found.items() if row["guider"]] == ["z"]
+    compared = speedups(run, table)
+    assert compared["g"].baseline == "z", "its own guider, before the first by name"
+    assert "differs in device: cpu, not remote:there" in str(compared["far"].why_not)
+    assert isnan(found["far"]["nfe"]) and isnan(found["far"]["tokens_per_forward"])
+
+    written = io.StringIO()
+    Console(width=160, file=written, color_system=None).print(summary(run))
+    lines = {" ".join(line.split()[:2]): line for line in written.getvalue().splitlines()}
+    assert " accepted " in lines["model decoder"]
+    assert " 50% " in lines["m guided"]
+    assert written.getvalue().count("ar (guider)") == 1
+    columns, rows = without_spare(CELL_COLUMNS, cell_rows(table, compared))
+    titles = [column.title for column in columns]
+    assert [title for title in titles if title in ("draft NFE", "accepted", "edits")]
+    assert "draft token forwards" not in titles, "nobody has any"
+    (guided,) = (row for row in rows if "guided" in row[1].text)
+    assert guided[1].spread == "with z"
+    assert guided[titles.index("accepted")].text == "50%"
+    assert "the guider alone" in {row[1].spread for row in rows}
+
+
+def test_columns_that_nobody_fills_are_left_out(make_run: MakeRun) -> None:
+    run = load(make_run(tasks=("gsm8k",), budgets=(4,), n=3))
+    table = cell_table(run)
+    columns, rows = without_spare(CELL_COLUMNS, cell_rows(table, speedups(run, table)))
+    assert not [column.title for column in columns if column.spare]
+    assert all(len(row) == len(columns) for row in rows)
+    written = io.StringIO()
+    Console(width=160, file=written, color_system=None).print(summary(run))
+    assert "accepted" not in written.getvalue()
+    assert "NFE" in written.getvalue()
 
 
 def test_the_end_of_the_stop_curve_is_the_measured_accuracy(make_run: MakeRun) -> None:

@@ -1,12 +1,35 @@
-"""Likelihood of a text under a causal model."""
+"""A context and what follows it, as texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from decoders.models.base import Model, attention_bias
 from decoders.types import DecoderError
+
+
+def encode_pair(
+    encode: Callable[[str], Sequence[int]], context: str, continuation: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids of the context, and those that the continuation adds to them.
+
+    As lm-eval does: white space at the context's end belongs to the continuation, the two are
+    tokenised together, and as many tokens as the context alone has are taken off the front.
+
+    Args:
+        encode: text to token ids; what it puts before a text is fine, it puts nothing behind.
+
+    Raises:
+        DecoderError: the continuation adds no token.
+    """
+    bare = context.rstrip()
+    whole = encode(context + continuation)
+    before = tuple(encode(bare))
+    after = tuple(whole[len(before) :])
+    if not after:
+        raise DecoderError(f"{continuation!r} adds no token to its context")
+    return before, after
 
 
 def causal_likelihood(model: Model, tokenizer: Any) -> Callable[[str, str], tuple[float, int]]:

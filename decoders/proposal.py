@@ -1,0 +1,261 @@
+"""From hidden states to what is written: logits, tokens, confidence, selection.
+
+Legend: B rows, Q positions fed, W positions of the window, V vocabulary, D width, S slots.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decoders.models.base import Model
+from decoders.noise import Noise
+from decoders.sampling import (
+    Credit,
+    Sampler,
+    categorical,
+    categorical_confidence,
+    filtered,
+    gumbel_argmax,
+    probability_of,
+    top2_gap,
+)
+from decoders.schedule import Pass
+from decoders.window import Window
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The noise of one pass, as the rules and samplers ask for it; a rule's `Context`."""
+
+    noise: Noise
+    seeds_B: Tensor
+    steps_B: Tensor
+    window: Window
+    asks: Sequence[Pass]
+
+    def uniform(self) -> Tensor:
+        window = self.window
+        return self.noise.uniform(self.seeds_B, self.steps_B, window.positions_BW, window.masked_BW)
+
+    def exponential(self) -> Tensor:
+        window = self.window
+        return self.noise.exponential(
+            self.seeds_B, self.steps_B, window.positions_BW, window.masked_BW
+        )
+
+    def settle(self, row: int, scores_W: Tensor, count: int) -> Tensor:
+        ask, size = self.asks[row], len(scores_W)
+        if ask.ranked_masks:
+            places = (scores_W > -torch.inf).nonzero().flatten()
+        else:
+            low, high = ask.ranked or (ask.low, ask.high)
+            places = torch.arange(low, high) - ask.low
+        inside = (places >= 0) & (places < size)
+        handed = torch.full(places.shape, -torch.inf, dtype=scores_W.dtype)
+        handed[inside] = scores_W[places[inside]]
+        taken = places[handed.topk(min(count, len(handed))).indices]
+        chosen = torch.zeros(size, dtype=torch.bool)
+        chosen[taken[(taken >= 0) & (taken < size)]] = True
+        return chosen & (scores_W > -torch.inf)
+
+    def race(self, vocabulary: int) -> Tensor:
+        window = self.window
+        return self.noise.race(
+            self.seeds_B, self.steps_B, window.positions_BW, vocabulary, window.masked_BW
+        )
+
+
+class Proposer:
+    """Fills in a window: what each position would become and which are written.
+
+    All rows of a window have one sampler and one rule.
+    """
+
+    def __init__(self, model: Model, noise: Noise, slots: int) -> None:
+        self.model, self._noise, self._slots = model, noise, slots
+        self._stops = torch.tensor(sorted(model.stop_ids), device=model.device)
+        self._credit: Tensor | None = None
+
+    def __call__(
+        self,
+        window: Window,
+        asks: Sequence[Pass],
+        states_BQD: Tensor,
+        blank_BQD: Tensor | None,
+        seeds_B: Tensor,
+        steps_B: Tensor,
+    ) -> None:
+        """One selection from the states of the fed positions; `blank_BQD` are those of a masked
+        prompt, where the pass is guided."""
+        ask, device = asks[0], states_BQD.device
+        logits_BWV = self.logits(window.positions_BW, asks, states_BQD)
+        if blank_BQD is not None:
+            blank_BWV = self.logits(window.positions_BW, asks, blank_BQD)
+            scale = torch.tensor([a.guidance for a in asks], device=device) + 1
+            guided_BWV = blank_BWV + scale.to(logits_BWV.dtype)[:, None, None] * (
+                logits_BWV - blank_BWV
+            )
+            # Models that never choose the mask give it -inf in both, whose difference is nothing.
+            logits_BWV = guided_BWV.where(blank_BWV > -torch.inf, -torch.inf)
+        draws = Draws(self._noise, seeds_B, steps_B, window, asks)
+        if ask.sampler.credit is not None:
+            logits_BWV = self._credited(ask.sampler.credit, window, asks, logits_BWV)
+        tokens_BW, confidence_BW = self.propose(ask.sampler, logits_BWV, draws)
+        window.chosen_BW = tokens_BW
+        eligible_BW = window.masked_BW & window.within_BW
+        if ask.sampler.skip_mask:
+            eligible_BW = eligible_BW & (tokens_BW != window.mask_id)
+        window.confidence_BW = confidence_BW.masked_fill(~eligible_BW, -torch.inf)
+        numbers = torch.tensor([(a.amount, a.outside) for a in asks], device=device)
+        window.commit_BW = ask.rule(
+            window.confidence_BW, numbers[:, 0].float(), numbers[:, 1].float(), draws
+        )
+        if ask.edit is not None:
+            window.edit_BW = (
+                ~window.masked_BW
+                & window.within_BW
+                & (tokens_BW != window.tokens_BW)
+                & (confidence_BW > ask.edit)
+            )
+        if ask.early is not None:
+            self._commit_early(window, asks, logits_BWV)
+
+    def logits(
+        self,
+        positions_BW: Tensor,
+        asks: Sequence[Pass],
+        states_BQD: Tensor,
+        shift: int | None = None,
+    ) -> Tensor:
+        """Logits [B, W, V] that predict the positions, by the model's shift: the row before a
+        position, or of the first fed position that row itself."""
+        shift = self.model.shift if shift is None else shift
+        fed = torch.tensor([(a.start, a.stop) for a in asks], device=states_BQD.device)
+        start_B1, stop_B1 = fed[:, :1], fed[:, 1:]
+        row_BW = (positions_BW - shift).maximum(start_B1).minimum(stop_B1 - 1) - start_B1
+        index_BWD = row_BW[..., None].expand(-1, -1, states_BQD.shape[2])
+        return self.model.head(states_BQD.gather(1, index_BWD))
+
+    def propose(self, sampler: Sampler, logits_BWV: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Each position's token and confidence, [B, W]. May write into `logits_BWV`."""
+        if sampler.no_mask:
+            logits_BWV[..., self.model.mask_id] = -torch.inf
+        if sampler.style == "categorical":
+            return self._categorical(sampler, logits_BWV, draws)
+        if sampler.no_eos:
+            logits_BWV[..., self.model.eos_id] = -torch.inf
+        if sampler.temperature:
+            race_BWV = draws.race(logits_BWV.shape[-1])
+            tokens_BW = gumbel_argmax(logits_BWV, sampler.temperature, race_BWV)
+        else:
+            tokens_BW = logits_BWV.argmax(-1)
+        if sampler.eos_last:
+            # As published: at temperature 0 EOS and EoT both leave the softmax, else only EoT.
+            if not sampler.temperature:
+                logits_BWV[..., self.model.eos_id] = -torch.inf
+            if self.model.eot_id is not None:
+                logits_BWV[..., self.model.eot_id] = -torch.inf
+        if sampler.confidence == "random":
+            return tokens_BW, draws.uniform()
+        return tokens_BW, probability_of(logits_BWV, tokens_BW, sampler.double)
+
+    def _categorical(
+        self, sampler: Sampler, logits_BWV: Tensor, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        if sampler.temperature:
+            logits_BWV = logits_BWV / sampler.temperature
+        p_BWV = filtered(logits_BWV, sampler.top_p, sampler.top_k).softmax(-1)
+        if sampler.temperature:
+            tokens_BW = categorical(p_BWV, draws.race(p_BWV.shape[-1]))
+        else:
+            tokens_BW = p_BWV.argmax(-1)
+        confidence_BW = categorical_confidence(p_BWV, tokens_BW, sampler.confidence)
+        if sampler.confidence == "position":
+            window = draws.window
+            place_W = torch.arange(p_BWV.shape[1], device=p_BWV.device)
+            masked_BW = window.masked_BW & window.within_BW
+            last_B1 = torch.where(masked_BW, place_W, 0).amax(1, keepdim=True).clamp(min=1)
+            confidence_BW = confidence_BW * (1 - place_W / last_B1)
+        return tokens_BW, confidence_BW
+
+    def _credited(
+        self, credit: Credit, window: Window, asks: Sequence[Pass], logits_BWV: Tensor
+    ) -> Tensor:
+        """Adds what each token earned in the block's earlier steps. The sums lie by slot and place
+        in the window, and begin anew with a block."""
+        width, vocabulary = logits_BWV.shape[1:]
+        if self._credit is None or self._credit.shape[1] < width:
+            self._credit = torch.zeros(self._slots, width, vocabulary, device=logits_BWV.device)
+        slots_B = window.slots_B
+        kept_B = torch.tensor([0.0 if a.fresh else credit.decay for a in asks])
+        sums_BWV = self._credit[slots_B, :width] * kept_B.to(slots_B.device)[:, None, None]
+        best_BW, token_BW = logits_BWV.float().softmax(-1).max(-1)
+        gain_BW = best_BW**credit.power * window.masked_BW
+        sums_BWV.scatter_add_(2, token_BW[..., None], gain_BW[..., None])
+        self._credit[slots_B, :width] = sums_BWV
+        return logits_BWV + credit.weight * torch.log(sums_BWV + 1).to(logits_BWV.dtype)
+
+    def _commit_early(self, window: Window, asks: Sequence[Pass], logits_BWV: Tensor) -> None:
+        """Prophet: where the mean gap over the region reaches the threshold, all masks of the view
+        are written."""
+        early = [ask.early for ask in asks]
+        edges = torch.tensor(
+            [
+                (e.low, e.high, e.threshold, e.masked_only, e.skip_stops)
+                for e in early
+                if e is not None
+            ],
+            device=logits_BWV.device,
+            dtype=torch.float64,
+        )
+        place_BW = window.positions_BW
+        region_BW = (place_BW >= edges[:, :1]) & (place_BW < edges[:, 1:2])
+        region_BW = region_BW & (window.masked_BW | (edges[:, 3:4] == 0))
+        stops_BW = torch.isin(logits_BWV.argmax(-1), self._stops) & (edges[:, 4:] == 1)
+        telling_BW = region_BW & ~stops_BW
+        region_BW = torch.where(telling_BW.any(1, keepdim=True), telling_BW, region_BW)
+        gap_BW = top2_gap(logits_BWV) * region_BW
+        window.gap_B = gap_BW.sum(1) / region_BW.sum(1).clamp(min=1)
+        window.done_B = window.gap_B >= edges[:, 2]
+        window.commit_BW = torch.where(window.done_B[:, None], window.masked_BW, window.commit_BW)
+
+    def joint(
+        self,
+        window: Window,
+        asks: Sequence[Pass],
+        states_BQD: Tensor,
+        seeds_B: Tensor,
+        steps_B: Tensor,
+        advance: Callable[[Tensor, Tensor], Tensor] | None,
+    ) -> None:
+        """ADJUST's draws: the surest mask is written, the sampler renews the states, and so on.
+
+        Args:
+            window: the whole canvas of each row.
+            states_BQD: of a full pass; a shifted model's are moved here, so that row p predicts p.
+            advance: (tokens of the window [B, W], states [B, Q, D]) to the states after them; None
+                draws all from the first states.
+        """
+        sampler, tokens_BW = asks[0].sampler, window.tokens_BW
+        if self.model.shift:
+            states_BQD = torch.cat([states_BQD[:, :1], states_BQD[:, :-1]], dim=1)
+        count_B = torch.tensor([ask.draws for ask in asks], device=states_BQD.device)
+        draws = Draws(self._noise, seeds_B, steps_B, window, asks)
+        most = max(ask.draws for ask in asks)
+        for n in range(most):
+            if n == 0 or advance is not None:
+                logits_BWV = self.logits(window.positions_BW, asks, states_BQD, shift=0)
+                chosen_BW, confidence_BW = self.propose(sampler, logits_BWV, draws)
+            masked_BW = tokens_BW == window.mask_id
+            ranked_BW = confidence_BW.masked_fill(~(masked_BW & window.masked_BW), -torch.inf)
+            best_B1 = ranked_BW.argmax(1, keepdim=True)
+            here_BW = torch.zeros_like(masked_BW).scatter(1, best_B1, True)
+            here_BW &= (n < count_B)[:, None] & window.masked_BW & masked_BW
+            tokens_BW = torch.where(here_BW, chosen_BW, tokens_BW)
+            window.confidence_BW = torch.where(here_BW, ranked_BW, window.confidence_BW)
+            window.commit_BW = window.commit_BW | here_BW
+            if advance is not None and n + 1 < most:
+                states_BQD = advance(tokens_BW, states_BQD)
+        window.chosen_BW = tokens_BW

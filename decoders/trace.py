@@ -1,0 +1,130 @@
+"""What happened at each step, kept on the device until a sample ends.
+
+Legend: B rows of a pass, F fed positions of the canvas, G canvas positions, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decoders.canvas import Canvas
+from decoders.proposal import Proposer
+from decoders.sampling import entropy, top2_gap
+from decoders.schedule import Pass, Row
+from decoders.types import Trace
+from decoders.window import Window
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass over several rows, over the whole canvas of each."""
+
+    committed_BG: Tensor
+    tokens_BG: Tensor
+    confidence_BG: Tensor
+    masked_left_B: Tensor
+    gap_B: Tensor
+    entropy_B: Tensor
+
+
+class Tracer:
+    """Looks at the logits a second time, at every mask that a pass fed. What it sees changes
+    nothing."""
+
+    def __init__(self, canvas: Canvas, proposer: Proposer, mask_id: int) -> None:
+        self._canvas, self._proposer, self._mask_id = canvas, proposer, mask_id
+        self._best_SL = canvas.tokens_SL
+
+    def begin(self, slot: int) -> None:
+        """A slot holds a new sample: nothing is predicted yet."""
+        self._grow()
+        self._best_SL[slot] = self._mask_id
+
+    def _grow(self) -> None:
+        missing = self._canvas.tokens_SL.shape[1] - self._best_SL.shape[1]
+        if missing > 0:
+            self._best_SL = torch.nn.functional.pad(self._best_SL, (0, missing))
+
+    def look(
+        self, window: Window, rows: Sequence[Row], asks: Sequence[Pass], states_BQD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Remembers the best token of each fed mask; call before the pass is written. Returns the
+        mean gap and entropy over them, [B]."""
+        device = states_BQD.device
+        fed = [(max(a.start, r.prompt), a.stop) for a, r in zip(asks, rows, strict=True)]
+        edges = torch.tensor(fed, device=device)
+        low_B1, high_B1 = edges[:, :1], edges[:, 1:]
+        width = max(1, *(high - low for low, high in fed))
+        self._canvas.widen(max(low for low, _ in fed) + width)
+        place_BF = low_B1 + torch.arange(width, device=device)
+        slots_B1 = window.slots_B[:, None]
+        masked_BF = self._canvas.tokens_SL[slots_B1, place_BF] == self._mask_id
+        masked_BF &= place_BF < high_B1
+        logits_BFV = self._proposer.logits(place_BF, asks, states_BQD)
+        self._grow()
+        best_BF = torch.where(masked_BF, logits_BFV.argmax(-1), self._best_SL[slots_B1, place_BF])
+        self._best_SL[slots_B1, place_BF] = best_BF
+        count_B = masked_BF.sum(1)
+        gap_BF, entropy_BF = top2_gap(logits_BFV), entropy(logits_BFV)
+        return (
+            torch.where(masked_BF, gap_BF, 0).sum(1) / count_B,
+            torch.where(masked_BF, entropy_BF, 0).sum(1) / count_B,
+        )
+
+    def keep(self, window: Window, rows: Sequence[Row], gap_B: Tensor, entropy_B: Tensor) -> Step:
+        """The canvas after the pass was written."""
+        canvas = max(row.length - row.prompt for row in rows)
+        self._canvas.widen(max(row.prompt for row in rows) + canvas)
+        place_BG = window.prompt_B1 + torch.arange(canvas, device=window.slots_B.device)
+        slots_B1 = window.slots_B[:, None]
+        tokens_BG = self._canvas.tokens_SL[slots_B1, place_BG]
+        masked_BG = (tokens_BG == self._mask_id) & (place_BG < window.length_B1)
+        self._grow()
+        best_BG = torch.where(masked_BG, self._best_SL[slots_B1, place_BG], tokens_BG)
+        # One place more takes what lies outside the canvas.
+        index_BW = (window.positions_BW - window.prompt_B1).clamp(0, canvas)
+        written_BW = window.commit_BW | window.edit_BW
+        committed_BG = torch.zeros(len(rows), canvas + 1, dtype=torch.bool, device=index_BW.device)
+        committed_BG.scatter_(1, index_BW, written_BW)
+        ranked_BW = window.confidence_BW.float()
+        ranked_BW = ranked_BW.masked_fill(ranked_BW == -torch.inf, torch.nan)
+        confidence_BG = torch.full_like(committed_BG, torch.nan, dtype=torch.float32)
+        confidence_BG.scatter_(1, index_BW, ranked_BW)
+        return Step(
+            committed_BG=committed_BG[:, :canvas],
+            tokens_BG=best_BG.int(),
+            confidence_BG=confidence_BG[:, :canvas],
+            masked_left_B=masked_BG.sum(1).int(),
+            gap_B=gap_B,
+            entropy_B=entropy_B,
+        )
+
+
+def assemble(
+    steps: Sequence[tuple[Step, int]], seconds: Sequence[float], length: int
+) -> tuple[Trace, tuple[int, ...]]:
+    """One sample's trace over the first `length` canvas positions, and the step that first wrote
+    each of them (from 1; 0: none)."""
+
+    def stack(name: str) -> Tensor:
+        return torch.stack([getattr(step, name)[row] for step, row in steps]).cpu()
+
+    def over_canvas(name: str) -> Tensor:
+        rows = [getattr(step, name)[row, :length] for step, row in steps]
+        return torch.stack(rows).cpu()
+
+    committed = over_canvas("committed_BG").numpy()
+    first = np.where(committed.any(0), committed.argmax(0) + 1, 0)
+    trace = Trace(
+        committed=committed,
+        tokens=over_canvas("tokens_BG").numpy(),
+        confidence=over_canvas("confidence_BG").numpy(),
+        masked_left=stack("masked_left_B").numpy(),
+        top2_gap=stack("gap_B").float().numpy(),
+        entropy=stack("entropy_B").float().numpy(),
+        elapsed_s=np.cumsum(seconds),
+    )
+    return trace, tuple(int(step) for step in first)

@@ -1,0 +1,217 @@
+"""The model actor without Ray: error rows, one engine at a time, weights once, servers."""
+
+import asyncio
+import gc
+import json
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cluster import worker as worker_module
+from cluster.cells import Cell, ModelSpec
+from cluster.manifest import Item, build
+from cluster.worker import FAILED, DecodeWorker
+from decoders import find_checkpoint, make_decoder
+from decoders.recipes.remote import Remote
+from evaluators import Prompt, Sample
+
+
+def spec(name: str, slots: int = 2) -> ModelSpec:
+    found = find_checkpoint(name)
+    return ModelSpec(name, found.source, found.digest, "float32", slots)
+
+
+def cell(recipe: str, model: str, partner: str | None = None, **settings: Any) -> Cell:
+    return Cell(
+        model=spec(model),
+        decoder=make_decoder(recipe, {"gen_length": 8, **settings}),
+        task="gsm8k",
+        task_version="1",
+        num_fewshot=0,
+        chat=False,
+        mode="throughput",
+        seed=0,
+        scorer=None,
+        partner=spec(partner) if partner else None,
+    )
+
+
+LLADA = cell("llada", "tiny-mdlm", steps=2)
+DREAM = cell("dream", "tiny-mdlm", steps=2)
+AR = cell("ar", "tiny-ar")
+GOOD: dict[str, tuple[int, ...]] = {"a": (5, 6, 7), "b": (9,), "c": (8, 7, 6, 5)}
+
+
+def decode(
+    folder: Path, cells: list[Cell], prompts: dict[str, tuple[int, ...]] = GOOD
+) -> list[dict[str, Any]]:
+    """Rows of every cell on every prompt, as one block."""
+    items = [
+        Item(Sample(name, "1", None, {"answer": "#### 1"}), Prompt(f"prompt {name}", ()), ids)
+        for name, ids in prompts.items()
+    ]
+    table = build(cells, lambda _: items)
+    batch = {}
+    for name in table.column_names:
+        column = np.empty(table.num_rows, dtype=object)
+        column[:] = table[name].to_pylist()
+        batch[name] = column
+    folder.mkdir(exist_ok=True)
+    actor = DecodeWorker(
+        "run", {c.cell_id: c.to_json() for c in cells}, str(folder), False, "cpu", 1
+    )
+
+    async def run() -> list[dict[str, Any]]:
+        return [answer async for answer in actor(batch)]
+
+    (answer,) = asyncio.run(run())
+    if list(answer["status"]) == [FAILED]:
+        raise RuntimeError(str(answer["error"][0]))
+    rows = [row for part in sorted(folder.glob("*.samples.parquet")) for row in read(part)]
+    assert sorted(answer["status"]) == sorted(row["status"] for row in rows)
+    return rows
+
+
+def read(part: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(part).to_pylist()
+    return rows
+
+
+def test_a_sample_that_cannot_be_decoded_is_a_row_and_its_neighbours_live(tmp_path: Path) -> None:
+    bad = {"empty": (), "mask": (5, 1, 6), "long": (5,) * 1020, "stranger": (5, 99_999)}
+    rows = {
+        (row["decoder"], row["sample_id"]): row
+        for row in decode(tmp_path, [LLADA, AR], {**GOOD, **bad})
+    }
+    assert len(rows) == 2 * 7
+    assert {rows["llada", name]["status"] for name in GOOD} == {"ok"}
+    words = {
+        "empty": "the prompt is empty",
+        "mask": "the prompt holds the mask token (id 1)",
+        "long": "1020 + 8 = 1028 positions, tiny-mdlm has 1024",
+        "stranger": "a token outside the 3072 of the model",
+    }
+    for name, said in words.items():
+        row = rows["llada", name]
+        assert row["status"] == "error"
+        assert said in row["error"]
+        assert row["output_text"] is None
+    assert rows["ar", "mask"]["status"] == "ok", "a causal model has no mask token"
+    assert "1028 positions, tiny-ar has 1024" in rows["ar", "long"]["error"]
+
+
+def test_one_engine_at_a_time_and_a_model_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, weakref.ref[Any], int]] = []
+    loaded: list[str] = []
+    real_make, real_load = worker_module.make_engine, worker_module.load_model
+
+    def make(model: Any, decoder: Any, slots: int, partner: Any = None) -> Any:
+        gc.collect()
+        alive = sum(engine() is not None for _, engine, _ in made)
+        engine = real_make(model, decoder, slots, partner)
+        made.append((decoder.recipe, weakref.ref(engine), alive))
+        return engine
+
+    def load(checkpoint: Any, *more: Any) -> Any:
+        loaded.append(checkpoint.name)
+        return real_load(checkpoint, *more)
+
+    monkeypatch.setattr(worker_module, "make_engine", make)
+    monkeypatch.setattr(worker_module, "load_model", load)
+    eight = cell("llada", "tiny-mdlm", steps=8)
+    rows = decode(tmp_path, [LLADA, eight, DREAM, AR])
+    assert len(rows) == 4 * len(GOOD)
+    assert {row["status"] for row in rows} == {"ok"}
+    assert sorted(recipe for recipe, _, _ in made) == ["ar", "dream", "llada"]
+    assert all(alive == 0 for _, _, alive in made), "an engine that has ended is gone"
+    assert sorted(loaded) == ["tiny-ar", "tiny-mdlm"]
+
+
+def test_a_second_model_shares_the_weights_of_its_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    real = worker_module.load_model
+
+    def load(checkpoint: Any, *more: Any) -> Any:
+        loaded.append(checkpoint.name)
+        return real(checkpoint, *more)
+
+    monkeypatch.setattr(worker_module, "load_model", load)
+    guided = cell("guided", "tiny-mdlm", "tiny-ar", guider="tiny-ar")
+    drafted = cell("speculative", "tiny-ar", "tiny-ar", drafter="tiny-ar")
+    rows = decode(tmp_path, [AR, guided, drafted])
+    assert sorted(loaded) == ["tiny-ar", "tiny-mdlm"]
+    assert {row["status"] for row in rows} == {"ok"}
+    texts = {(row["decoder"], row["sample_id"]): row["output_text"] for row in rows}
+    for name in GOOD:
+        assert texts["guided", name] == texts["ar", name], "deterministic guidance is the guider"
+        assert texts["speculative", name] == texts["ar", name]
+    assert {row["partner"] for row in rows if row["decoder"] != "ar"} == {"tiny-ar"}
+    assert all(row["drafted_tokens"] for row in rows if row["decoder"] != "ar")
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[], str]]:
+    """A server that answers with the prompt, turned to capitals; it refuses one."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            ok = body["prompt"] != "prompt b"
+            answer = {"choices": [{"text": body["prompt"].upper()}]} if ok else {"error": "not b"}
+            data = json.dumps(answer).encode()
+            self.send_response(200 if ok else 400)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    found = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=found.serve_forever, args=(0.02,), daemon=True).start()
+    yield lambda: f"http://127.0.0.1:{found.server_port}/v1"
+    found.shutdown()
+    found.server_close()
+
+
+def test_a_servers_rows_load_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Callable[[], str]
+) -> None:
+    def no_model(*_: Any) -> None:
+        raise AssertionError("a server has its own")
+
+    monkeypatch.setattr(worker_module, "load_model", no_model)
+    recipe = Remote(url=server(), server_model="m", retries=0)
+    rows = {row["sample_id"]: row for row in decode(tmp_path, [replace(AR, decoder=recipe)])}
+    assert rows["a"]["output_text"] == "PROMPT A"
+    assert rows["a"]["generated_tokens"] == len(rows["a"]["output_ids"]) > 0
+    assert rows["a"]["nfe"] is None
+    assert rows["b"]["status"] == "error"
+    assert "HTTP 400 Bad Request: not b" in rows["b"]["error"]
+    assert {row["device"] for row in rows.values()} == {f"remote:{recipe.host}"}
+
+
+def test_a_worker_that_cannot_go_on_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no memory left")
+
+    ended = threading.Event()
+    monkeypatch.setattr(worker_module, "load_model", broken)
+    monkeypatch.setattr(threading, "excepthook", lambda _: ended.set())
+    with pytest.raises(RuntimeError, match="no memory left"):
+        decode(tmp_path, [LLADA], {"a": (5,)})
+    assert ended.wait(10)
