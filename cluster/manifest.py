@@ -31,6 +31,7 @@ MANIFEST = pa.schema(
         pa.field("prompt_sha256", pa.string(), nullable=False),
         pa.field("until", pa.list_(pa.string()), nullable=False),
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("choices", pa.list_(pa.list_(pa.int32())), nullable=False),  # to be scored
         pa.field("length", pa.int32(), nullable=False),  # positions that it takes in all
     ]
 )
@@ -45,6 +46,8 @@ class Item:
     prompt_ids: tuple[int, ...]
     block: int | None = None
     """Positions a block of the model, where it has blocks."""
+    choices: tuple[tuple[int, ...], ...] = ()
+    """Token ids of the answers to score after the prompt."""
 
 
 Items = Callable[[Cell], Sequence[Item]]
@@ -64,6 +67,7 @@ def build(cells: Iterable[Cell], items: Items) -> pa.Table:
         for item in items(cell):
             sample, prompt = item.sample, item.prompt
             length = cell.decoder.span(len(item.prompt_ids), item.block)
+            length += max(map(len, item.choices), default=1) - 1
             of_cell.append(
                 {
                     "sid": cell.sid(sample, prompt),
@@ -78,6 +82,7 @@ def build(cells: Iterable[Cell], items: Items) -> pa.Table:
                     "prompt_sha256": prompt.sha256,
                     "until": list(prompt.until),
                     "prompt_ids": list(item.prompt_ids),
+                    "choices": [list(choice) for choice in item.choices],
                     "length": length,
                 }
             )

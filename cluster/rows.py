@@ -9,9 +9,10 @@ from typing import Any
 
 from cluster.cells import Cell
 from decoders import Result, Trace
+from decoders.likelihood import ChoiceResult
 from decoders.recipes.remote import Remote
 from decoders.remote import RemoteResult
-from evaluators import Sample, Score, Scorer, clean, converge_texts, cut, get_task
+from evaluators import ChoiceTask, Sample, Score, Scorer, clean, converge_texts, cut, get_task
 
 Row = dict[str, Any]
 
@@ -94,7 +95,10 @@ def result_rows(
     """
     sample, task, until = sample_of(row), get_task(cell.task), row["until"]
     output, generated = _written(result, detokenizer, until)
-    score = task.score(sample, output, scorer)
+    if isinstance(result, ChoiceResult) and isinstance(task, ChoiceTask):
+        score = task.judge(sample, result.values)
+    else:
+        score = task.score(sample, output, scorer)
     samples_row = {
         **_identity(row, cell, place),
         "status": "ok" if score.executed else "not_executed",
@@ -137,8 +141,10 @@ def result_rows(
 
 
 def _written(result: Result, detokenizer: Detokenizer, until: Sequence[str]) -> tuple[str, int]:
-    """The output's text and how many tokens it has. A server's text counts as it came, and so does
-    its count, unless a stop string that it was not told cuts the text."""
+    """The output's text and how many tokens were written for it: none for a choice. A server's text
+    counts as it came, and so does its count, unless a stop string that it was not told cuts it."""
+    if isinstance(result, ChoiceResult):
+        return detokenizer.text(result.output_ids, until), 0
     count = partial(detokenizer.count, result.output_ids, until)
     if not isinstance(result, RemoteResult):
         return detokenizer.text(result.output_ids, until), count()

@@ -35,7 +35,7 @@ from decoders import (
     make_engine,
 )
 from decoders.joint import load_sampler
-from decoders.likelihood import causal_likelihood
+from decoders.likelihood import ChoiceRequest, ChoiceResult, causal_likelihood
 from decoders.recipes.remote import Remote
 from decoders.remote import RemoteEngine, RemoteRequest, RemoteResult
 from evaluators import LogLikelihood, Scorer, get_task
@@ -202,6 +202,9 @@ class DecodeWorker:
             return RemoteRequest(
                 row["sid"], row["prompt_ids"], decoder, prompt=row["prompt"], until=until
             )
+        if decoder.engine == "likelihood":
+            choices = tuple(tuple(map(int, choice)) for choice in row["choices"])
+            return ChoiceRequest(row["sid"], row["prompt_ids"], decoder, choices=choices)
         return Request(
             sid=row["sid"],
             prompt_ids=row["prompt_ids"],
@@ -252,7 +255,7 @@ class DecodeWorker:
 
     def _score(self, task: _Task, result: Result) -> None:
         assert task.detokenizer is not None
-        if isinstance(result, RemoteResult) and result.error is not None:
+        if isinstance(result, RemoteResult | ChoiceResult) and result.error is not None:
             self._refuse(task, result.error)
             return
         try:

@@ -7,6 +7,7 @@ from decoders.autoregressive import AutoregressiveEngine
 from decoders.diffusion import DiffusionEngine
 from decoders.gemma import GemmaEngine
 from decoders.guided import GuidedEngine
+from decoders.likelihood import LikelihoodEngine
 from decoders.models.base import Model
 from decoders.recipes import Decoder
 from decoders.slots import Engine
@@ -35,6 +36,7 @@ def make_engine(model: Model, decoder: Decoder, slots: int, partner: Any = None)
         "speculative": lambda: SpeculativeEngine(model, partner, slots),
         "guided": lambda: GuidedEngine(model, partner, slots),
         "canvas-generate": lambda: GemmaEngine(model, slots),
+        "likelihood": lambda: LikelihoodEngine(model, slots),
     }
     if decoder.engine not in makers:
         raise DecoderError(f"{decoder.recipe} runs on a server, not on a loaded model")

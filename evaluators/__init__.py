@@ -1,5 +1,6 @@
 """Benchmarks: their data, prompts, scores and aggregates. Knows no model, decoder or Ray."""
 
+from evaluators.choices import ChoicePrompt, ChoiceTask
 from evaluators.convergence import Convergence, converge, converge_texts
 from evaluators.registry import UnknownTaskError, get_task, tasks
 from evaluators.store import DataError
@@ -7,6 +8,8 @@ from evaluators.task import LogLikelihood, Prompt, Sample, Score, Scorer, Task
 from evaluators.text import clean, cut
 
 __all__ = [
+    "ChoicePrompt",
+    "ChoiceTask",
     "Convergence",
     "DataError",
     "LogLikelihood",

@@ -5,23 +5,34 @@ filters are recorded, because they disagree: `strict` wants `#### 18`, `flexible
 last number of the text, so that "#### 18\n\nThis took 3 steps" is right for one and wrong for
 the other. The headline is `flexible`: it needs no format that a few-shot prompt must teach.
 
+`gsm8k-cot` is lm-eval's `gsm8k_cot` (version 3): the same problems after the eight worked
+examples of Wei et al. (arXiv:2201.11903), answered in words that end in "The answer is 18.".
+
 `gsm8k-resampled` asks 500 problems of the train split with other numbers, in the same words
 and with the same scoring.
 """
 
 import re
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
+
+import yaml
 
 from evaluators.store import DataError, read
 from evaluators.task import Prompt, Sample, Score, Scorer, Task
 
 UNTIL = ("Question:", "</s>", "<|im_end|>")
+UNTIL_COT = ("Q:", "</s>", "<|im_end|>")
 FEWSHOT_SEED = 1234  # lm-eval's default
 MAX_FEWSHOT = 8
+COT_EXAMPLES = "tasks/gsm8k/gsm8k-cot.yaml"
+"""lm-eval's own file, so that the examples are those of the lm-eval that is installed."""
 
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
+_STRICT_COT = re.compile(r"The answer is (-?[0-9.,]+).")
 _FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 
 
@@ -85,6 +96,43 @@ def prompts(
     ]
 
 
+def prompts_cot(
+    samples: Sequence[Sample], num_fewshot: int = 0, data: Path | None = None
+) -> list[Prompt]:
+    """The prompts, byte-equal to lm-eval's: the first `num_fewshot` worked examples, the question.
+
+    Raises:
+        ValueError: num_fewshot is out of range.
+        DataError: lm-eval's file with the examples cannot be read.
+    """
+    if not 0 <= num_fewshot <= MAX_FEWSHOT:
+        raise ValueError(f"gsm8k-cot: num_fewshot must be 0 to {MAX_FEWSHOT}, got {num_fewshot}")
+    shots = worked_examples()[:num_fewshot] if num_fewshot else ()
+    head = "".join(f"Q: {question}\nA: {answer}\n\n" for question, answer in shots)
+    return [Prompt(f"{head}Q: {sample.fields['question']}\nA:", UNTIL_COT) for sample in samples]
+
+
+@cache
+def worked_examples() -> tuple[tuple[str, str], ...]:
+    """Question and answer of each of the eight, from the installed lm-eval.
+
+    Raises:
+        DataError: It is not installed, or its file is not as expected.
+    """
+    spec = find_spec("lm_eval")  # which does not import it
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError("gsm8k-cot: the examples are lm-eval's; pip install 'lm-eval>=0.4.13'")
+    path = Path(spec.submodule_search_locations[0], COT_EXAMPLES)
+    try:
+        listed = yaml.safe_load(path.read_text("utf-8"))["fewshot_config"]["samples"]
+        examples = tuple((item["question"], item["target"]) for item in listed)
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise DataError(f"gsm8k-cot: {path} has no examples ({error})") from error
+    if len(examples) != MAX_FEWSHOT:
+        raise DataError(f"gsm8k-cot: {path} must have {MAX_FEWSHOT} examples, got {len(examples)}")
+    return examples
+
+
 def prompts_resampled(
     samples: Sequence[Sample], num_fewshot: int = 0, data: Path | None = None
 ) -> list[Prompt]:
@@ -103,8 +151,16 @@ def score(sample: Sample, output: str, scorer: Scorer | None = None) -> Score:
 
     `answer` is the flexible filter's number in normal form, None where there is none.
     """
+    return _score(sample, extract_strict(output), extract_flexible(output))
+
+
+def score_cot(sample: Sample, output: str, scorer: Scorer | None = None) -> Score:
+    """As `score`; the strict filter is that of `gsm8k_cot`."""
+    return _score(sample, extract_strict_cot(output), extract_flexible(output))
+
+
+def _score(sample: Sample, strict: str | None, flexible: str | None) -> Score:
     gold = normalise(sample.fields["answer"])
-    strict, flexible = extract_strict(output), extract_flexible(output)
     answer = None if flexible is None else normalise(flexible)
     metrics = {
         "strict": float(strict is not None and normalise(strict) == gold),
@@ -116,6 +172,13 @@ def score(sample: Sample, output: str, scorer: Scorer | None = None) -> Score:
 def extract_strict(text: str) -> str | None:
     """The number after the first `#### `; lm-eval's filter `strict-match`."""
     match = _STRICT.search(text)
+    return None if match is None else match[1]
+
+
+def extract_strict_cot(text: str) -> str | None:
+    """The number after the first "The answer is ", without the character that must follow it:
+    "The answer is 18" at the very end of a text gives 1."""
+    match = _STRICT_COT.search(text)
     return None if match is None else match[1]
 
 
@@ -154,6 +217,16 @@ TASKS = (
         load=load,
         prompts=prompts,
         score=score,
+        aggregate=aggregate,
+        has_answer=True,
+        max_fewshot=MAX_FEWSHOT,
+    ),
+    Task(
+        name="gsm8k-cot",
+        version="1",
+        load=load,
+        prompts=prompts_cot,
+        score=score_cot,
         aggregate=aggregate,
         has_answer=True,
         max_fewshot=MAX_FEWSHOT,

@@ -193,9 +193,17 @@ def aggregate(scores: Sequence[Score]) -> dict[str, float]:
     """
     if not scores:
         return {}
+    letter = _mean([item.metrics["letter"] for item in scores])
+    return {**by_category(scores, "exact_match"), "letter": letter}
+
+
+def by_category(scores: Sequence[Score], metric: str) -> dict[str, float]:
+    """`micro`, `macro` and each category's mean of a metric; empty without scores."""
+    if not scores:
+        return {}
     by_subject: dict[str, list[float]] = {}
     for item in scores:
-        by_subject.setdefault(item.category or "", []).append(item.metrics["exact_match"])
+        by_subject.setdefault(item.category or "", []).append(item.metrics[metric])
     result = {
         "micro": _mean([value for values in by_subject.values() for value in values]),
         "macro": _mean([_mean(values) for values in by_subject.values()]),
@@ -204,7 +212,6 @@ def aggregate(scores: Sequence[Score]) -> dict[str, float]:
         values = [value for subject in subjects for value in by_subject.get(subject, [])]
         if values:
             result[category] = _mean(values)
-    result["letter"] = _mean([item.metrics["letter"] for item in scores])
     return result
 
 

@@ -2,7 +2,8 @@
 
 from difflib import get_close_matches
 
-from evaluators import gsm8k, humaneval, lm1b, mmlu
+from evaluators import gsm8k, humaneval, lm1b, mmlu, mmlu_likelihood
+from evaluators.lm_eval.tasks import PREFIX, wrap
 from evaluators.task import Task
 
 
@@ -12,15 +13,20 @@ class UnknownTaskError(ValueError):
 
 def tasks() -> dict[str, Task]:
     """Every task by its name."""
-    return {task.name: task for task in (*gsm8k.TASKS, mmlu.TASK, *humaneval.TASKS, lm1b.TASK)}
+    multiple_choice = (mmlu.TASK, mmlu_likelihood.TASK)
+    every = (*gsm8k.TASKS, *multiple_choice, *humaneval.TASKS, lm1b.TASK)
+    return {task.name: task for task in every}
 
 
 def get_task(name: str) -> Task:
-    """The task of that name.
+    """The task of that name; `lm_eval:` and a name or a YAML file give lm-eval's.
 
     Raises:
         UnknownTaskError: There is none; the message names the nearest one.
+        DataError: lm-eval has none of that name, or it is none that a model writes answers to.
     """
+    if name.startswith(PREFIX):
+        return wrap(name.removeprefix(PREFIX))
     known = tasks()
     if name in known:
         return known[name]

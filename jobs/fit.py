@@ -14,7 +14,8 @@ from decoders import (
     make_decoder,
 )
 from decoders.joint import MODEL_TYPE as SAMPLER
-from decoders.models.families import block_of, mask_id_of, reading, visibility_of
+from decoders.models.families import block_of, generation_of, mask_id_of, reading, visibility_of
+from decoders.recipes.likelihood import ByLikelihood
 from decoders.schedule import Row
 from jobs.errors import UserError
 
@@ -37,13 +38,14 @@ def check_model(recipe: str, name: str, checkpoint: Checkpoint) -> None:
         load_tokenizer(checkpoint)
         return
     masked = kind.engine != UNMASKED
-    check_generation(f"decoder {recipe}", kind.generation, name, checkpoint, masked)
+    wanted = kind.generation if kind.generation != "any" else generation_of(checkpoint)
+    check_generation(f"decoder {recipe}", wanted, name, checkpoint, masked)
     seen = visibility_of(checkpoint)
     if seen not in kind.visibility:
         others = [
             other.recipe
             for other in RECIPES.values()
-            if other.generation == kind.generation
+            if other.generation in (wanted, "any")
             and seen in other.visibility
             and other.engine not in (UNMASKED, "remote")
         ]
@@ -90,6 +92,12 @@ def check_settings(decoder: Decoder, name: str, checkpoint: Checkpoint) -> None:
         raise UserError(
             f"decoder {decoder.recipe}: block_length must be the {size} of {name!r}, or left out; "
             f"got {decoder.block}"
+        )
+    guided = isinstance(decoder, ByLikelihood) and decoder.cfg_scale > 0
+    if guided and generation_of(checkpoint) == "autoregressive":
+        raise UserError(
+            f"decoder {decoder.recipe}: cfg_scale needs a masked-diffusion model, {name!r} is "
+            "causal"
         )
     schedule = getattr(decoder, "schedule", None)
     if schedule is not None:

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from decoders import (
     make_decoder,
     nearest,
 )
+from decoders.likelihood import encode_pair
 from decoders.models.families import block_of, family_of, generation_of, visibility_of
 from decoders.recipes.remote import Remote
-from evaluators import Prompt, Sample, get_task, tasks
+from evaluators import ChoicePrompt, ChoiceTask, Prompt, Sample, get_task, tasks
 from jobs.config import DecoderConfig, RunConfig
 from jobs.errors import UserError
 from jobs.fit import check_model, check_partner, check_settings
@@ -155,6 +156,12 @@ class Plan:
                 f"tasks.{task}.num_fewshot must be at most {kind.max_fewshot}, "
                 f"got {options.num_fewshot}"
             )
+        if isinstance(kind, ChoiceTask) != (decoder.engine == "likelihood"):
+            asked = "scores choices" if isinstance(kind, ChoiceTask) else "wants written answers"
+            raise UserError(
+                f"task {task} {asked}, decoder {decoder.recipe} does otherwise; name the tasks "
+                "that each decoder runs under its `tasks`"
+            )
         scorer = self.config.scorer if kind.needs_scorer else None
         return Cell(
             model=model,
@@ -267,8 +274,13 @@ class Plan:
                     message, add_generation_prompt=True, tokenize=False
                 )
                 text = turns + prompt.prefix
-            ids = tokenizer.encode(text, add_special_tokens=not chat)
-            items.append(Item(sample, Prompt(text, prompt.until), tuple(ids), block))
+            encode = partial(tokenizer.encode, add_special_tokens=not chat)
+            if isinstance(prompt, ChoicePrompt):
+                pairs_of = [encode_pair(encode, text, choice) for choice in prompt.choices]
+                ids, choices = pairs_of[0][0], tuple(answer for _, answer in pairs_of)
+            else:
+                ids, choices = tuple(encode(text)), ()
+            items.append(Item(sample, Prompt(text, prompt.until), ids, block, choices))
         return items
 
     def _tokenizer(self, model: str) -> Any:

@@ -8,6 +8,7 @@ from decoders.recipes.dream import Dream, FreeCache
 from decoders.recipes.fast_dllm import FastDllm
 from decoders.recipes.guided import Guided
 from decoders.recipes.joint import Joint
+from decoders.recipes.likelihood import ByLikelihood
 from decoders.recipes.llada import Llada, Prophet
 from decoders.recipes.remote import Remote
 from decoders.recipes.speculative import SpecDiff, Speculative
@@ -30,12 +31,14 @@ ALL: tuple[type[Decoder], ...] = (
     Speculative,
     Autoregressive,
     DiffusionGemma,
+    ByLikelihood,
     Remote,
 )
 
 __all__ = [
     "ALL",
     "Autoregressive",
+    "ByLikelihood",
     "Decoder",
     "DiffusionDecoder",
     "DiffusionGemma",

@@ -9,9 +9,15 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 from decoders.types import DecoderError
 
-Generation = Literal["diffusion", "autoregressive"]
+Generation = Literal["diffusion", "autoregressive", "any"]
 EngineKind = Literal[
-    "diffusion", "autoregressive", "speculative", "guided", "remote", "canvas-generate"
+    "diffusion",
+    "autoregressive",
+    "speculative",
+    "guided",
+    "remote",
+    "canvas-generate",
+    "likelihood",
 ]
 PartnerKind = Literal["diffusion", "autoregressive", "sampler"]
 Visibility = Literal["bidirectional", "causal", "block-causal"]

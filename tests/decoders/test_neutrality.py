@@ -159,6 +159,7 @@ KINDS = [
 ]
 ELSEWHERE = {
     "remote": "its tokens are the server's",
+    "likelihood": "it writes nothing; tests/decoders/test_likelihood_choices.py",
     "diffusion-gemma": "one sample at a time; tests/decoders/test_gemma_recipe.py",
 }
 

@@ -2,16 +2,20 @@
 
 import random
 import time
+from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evaluators import DataError, Sample, gsm8k
+from evaluators.store import BUNDLED
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 SAMPLES = gsm8k.load()
 GOLD_18 = SAMPLES[0]
+SPLITS = ("train", "test")
 
 OUTPUTS = [
     "",
@@ -84,6 +88,34 @@ def test_stop_strings_equal_lm_eval(gsm8k_harness) -> None:
     assert gsm8k.prompts(SAMPLES[:1])[0].until == gsm8k.UNTIL
 
 
+@pytest.fixture(scope="module")
+def cot_harness(harness):
+    tables = {split: pq.read_table(BUNDLED / f"gsm8k_{split}.parquet") for split in SPLITS}
+    return harness("gsm8k/gsm8k-cot.yaml", tables)
+
+
+@pytest.mark.parametrize(("num_fewshot", "limit"), [(0, 60), (1, 60), (8, 60)])
+def test_cot_prompts_equal_lm_eval(cot_harness, harness_prompts, num_fewshot, limit) -> None:
+    theirs = harness_prompts(cot_harness, num_fewshot, limit)
+    ours = gsm8k.prompts_cot(SAMPLES[:limit], num_fewshot)
+    assert [prompt.text for prompt in ours] == theirs
+    assert list(ours[0].until) == cot_harness.config.generation_kwargs["until"]
+    with pytest.raises(ValueError, match="0 to 8, got 9"):
+        gsm8k.prompts_cot(SAMPLES, 9)
+
+
+def test_lm_eval_without_its_examples_is_refused(tmp_path, monkeypatch) -> None:
+    gsm8k.worked_examples.cache_clear()
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(gsm8k, "find_spec", lambda name: found)
+    with pytest.raises(DataError, match="has no examples"):
+        gsm8k.prompts_cot(SAMPLES[:1], 1)
+    monkeypatch.setattr(gsm8k, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="pip install"):
+        gsm8k.prompts_cot(SAMPLES[:1], 1)
+    assert gsm8k.prompts_cot(SAMPLES[:1])[0].text.startswith("Q: Janet")
+
+
 def test_prompts_do_not_depend_on_which_samples_are_asked() -> None:
     whole = gsm8k.prompts(SAMPLES, 5)
     picked = [1200, 7, 300]
@@ -113,6 +145,49 @@ def verdicts(gsm8k_harness, harness_score):
 def test_scores_equal_lm_eval(verdicts, output) -> None:
     ours, theirs = verdicts(0, output)
     assert ours == theirs
+
+
+@pytest.fixture
+def cot_verdicts(cot_harness, harness_score):
+    """As `verdicts`, of `gsm8k-cot`."""
+
+    def judge(index: int, output: str):
+        theirs = harness_score(cot_harness, cot_harness.eval_docs[index], output)
+        renamed = {"strict": theirs["strict-match"], "flexible": theirs["flexible-extract"]}
+        return gsm8k.score_cot(SAMPLES[index], output).metrics, renamed
+
+    return judge
+
+
+def test_cot_scores_equal_lm_eval(cot_verdicts) -> None:
+    written = [output.replace("#### ", "The answer is ") for output in OUTPUTS]
+    for output in [*OUTPUTS, *written, *(f"{output}\nSo." for output in written)]:
+        ours, theirs = cot_verdicts(0, output)
+        assert ours == theirs, output
+
+
+def test_cot_scores_equal_lm_eval_on_random_outputs(cot_verdicts) -> None:
+    source = random.Random(0)
+    pieces = [
+        "18",
+        "The answer is ",
+        "The answer is 18",
+        "$",
+        ",",
+        ".",
+        "-",
+        " ",
+        "\n",
+        "3",
+        "\x00",
+    ]
+    right = 0
+    for _ in range(1000):
+        output = "".join(source.choices(pieces, k=source.randrange(1, 9)))
+        ours, theirs = cot_verdicts(source.choice([0, 3]), output)
+        assert ours == theirs, output
+        right += int(ours["strict"])
+    assert right > 20
 
 
 def test_scores_equal_lm_eval_on_random_outputs(verdicts) -> None:
