@@ -4,7 +4,7 @@ Legend: B rows, Q positions fed, W positions of the window, V vocabulary, D widt
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from decoders.sampling import (
     top2_gap,
 )
 from decoders.schedule import Pass
+from decoders.selection import Chance
 from decoders.window import Window
 
 
@@ -34,6 +35,8 @@ class Draws:
     steps_B: Tensor
     window: Window
     asks: Sequence[Pass]
+    wanted_BW: Tensor
+    """Positions that a token is drawn for."""
 
     def uniform(self) -> Tensor:
         window = self.window
@@ -63,7 +66,7 @@ class Draws:
     def race(self, vocabulary: int) -> Tensor:
         window = self.window
         return self.noise.race(
-            self.seeds_B, self.steps_B, window.positions_BW, vocabulary, window.masked_BW
+            self.seeds_B, self.steps_B, window.positions_BW, vocabulary, self.wanted_BW
         )
 
 
@@ -99,19 +102,23 @@ class Proposer:
             )
             # Models that never choose the mask give it -inf in both, whose difference is nothing.
             logits_BWV = guided_BWV.where(blank_BWV > -torch.inf, -torch.inf)
-        draws = Draws(self._noise, seeds_B, steps_B, window, asks)
+        draws = Draws(self._noise, seeds_B, steps_B, window, asks, window.masked_BW)
         if ask.sampler.credit is not None:
             logits_BWV = self._credited(ask.sampler.credit, window, asks, logits_BWV)
+        numbers = torch.tensor([(a.amount, a.outside) for a in asks], device=device).float()
+        eligible_BW = window.masked_BW & window.within_BW
+        if isinstance(ask.rule, Chance):  # chosen before anything is drawn for them, as in Dream
+            level_BW = torch.zeros(eligible_BW.shape, device=device)
+            level_BW.masked_fill_(~eligible_BW, -torch.inf)
+            window.commit_BW = ask.rule(level_BW, numbers[:, 0], numbers[:, 1], draws)
+            draws = replace(draws, wanted_BW=window.commit_BW)
         tokens_BW, confidence_BW = self.propose(ask.sampler, logits_BWV, draws)
         window.chosen_BW = tokens_BW
-        eligible_BW = window.masked_BW & window.within_BW
         if ask.sampler.skip_mask:
             eligible_BW = eligible_BW & (tokens_BW != window.mask_id)
         window.confidence_BW = confidence_BW.masked_fill(~eligible_BW, -torch.inf)
-        numbers = torch.tensor([(a.amount, a.outside) for a in asks], device=device)
-        window.commit_BW = ask.rule(
-            window.confidence_BW, numbers[:, 0].float(), numbers[:, 1].float(), draws
-        )
+        if not isinstance(ask.rule, Chance):
+            window.commit_BW = ask.rule(window.confidence_BW, numbers[:, 0], numbers[:, 1], draws)
         if ask.edit is not None:
             window.edit_BW = (
                 ~window.masked_BW
@@ -242,7 +249,7 @@ class Proposer:
         if self.model.shift:
             states_BQD = torch.cat([states_BQD[:, :1], states_BQD[:, :-1]], dim=1)
         count_B = torch.tensor([ask.draws for ask in asks], device=states_BQD.device)
-        draws = Draws(self._noise, seeds_B, steps_B, window, asks)
+        draws = Draws(self._noise, seeds_B, steps_B, window, asks, window.masked_BW)
         most = max(ask.draws for ask in asks)
         for n in range(most):
             if n == 0 or advance is not None:

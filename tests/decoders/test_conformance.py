@@ -31,7 +31,7 @@ def test_emits_what_the_authors_code_emits(path: Path, models: Callable[[str], M
 
 
 def test_all_recorded_cases_are_here() -> None:
-    assert len(CASES) == 79
+    assert len(CASES) == 81
     assert {path.stem for path in CASES if "excluded" in path.read_text()} == EXCLUDED
 
 
@@ -53,3 +53,20 @@ def test_the_command_tells_what_differs(tmp_path: Path, capsys: pytest.CaptureFi
         "commits of step 4",
     ]
     assert conformance.main(["--cases", str(tmp_path / "none")]) == 2
+
+
+def test_a_recording_that_was_wrong_is_known_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "fd1dream.dual.entropy.s32.b8.json"
+    case = json.loads((HERE / "goldens" / name).read_text())
+    for step, (place, token) in {19: (28, 55), 20: (30, 3), 21: (25, 16), 22: (26, 157)}.items():
+        case["steps"][step]["committed"] = [[0, place, token]]
+    del case["note"], case["replaces_steps"]
+    (tmp_path / name).write_text(json.dumps(case))
+    arguments = ["--cases", str(tmp_path), "--models", str(HERE / "models")]
+    assert conformance.main(arguments) == 0
+    assert "run again, it writes 30, 25, 26, 28" in capsys.readouterr().out
+    case["steps"][5]["committed"] = []
+    (tmp_path / name).write_text(json.dumps(case))
+    assert conformance.main(arguments) == 1, "no other recording is touched"
