@@ -133,7 +133,7 @@ def verdicts(tier):
         found["litter"] = os.listdir(folder)
     found["survivors"] = offspring() - before
     yield found
-    shutil.rmtree(CANARY.parent)
+    shutil.rmtree(CANARY.parent, ignore_errors=True)  # another run may have been quicker
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
@@ -163,7 +163,8 @@ def test_they_leave_nothing_and_touch_nothing(verdicts) -> None:
         ("rs_27_deep_answer", "no valid JSON"),
         ("sv_03_catch_everything", "CPU time|no verdict within"),
         ("sv_22_never_answer", "no verdict within 1 s"),
-        ("fp_20_forge_replies", "belongs to no call"),
+        # Which it is depends on whether the pipe has one of the numbers that it floods.
+        ("fp_20_forge_replies", "belongs to no call|a test failed"),
         ("fp_02_os_exit0", "the pipe ended"),
         ("ex_15_core_dump_setuid_file", "PermissionError|a test failed"),
     ],
