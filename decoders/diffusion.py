@@ -233,17 +233,9 @@ class DiffusionEngine:
         work = self._work[i]
         seen = Seen(0, 0, 0, False, -1, 0, False, 0.0)
         if told is not None:
-            masks, committed, edits, first, stop, tail, done, gap = told
-            seen = Seen(
-                int(masks),
-                int(committed),
-                int(edits),
-                bool(first),
-                int(stop),
-                int(tail),
-                bool(done),
-                gap,
-            )
+            *whole, gap = told
+            masks, committed, edits, still_open, stop, tail, done = map(int, whole)
+            seen = Seen(masks, committed, edits, bool(still_open), stop, tail, bool(done), gap)
         work.edits += seen.edits
         if work.ask.early is not None:
             work.gap = seen.gap

@@ -18,7 +18,6 @@ class Window:
     """What is there, and then what is written. Rows may be narrower than W: what lies past a row's
     own window is never eligible."""
 
-    slots: list[int]
     slots_B: Tensor
     positions_BW: Tensor
     """Absolute."""
@@ -48,20 +47,19 @@ class Window:
         width = max(1, *((ask.view or ask.high) - ask.low for ask in asks))
         canvas.widen(max(ask.low for ask in asks) + width)
         device = canvas.tokens_SL.device
-        edges_B4 = torch.tensor(
+        edges_B5 = torch.tensor(
             [
                 (slot, ask.low, ask.high, row.prompt, row.length)
                 for slot, ask, row in zip(slots, asks, rows, strict=True)
             ],
             device=device,
         )
-        slots_B, low_B1, high_B1 = edges_B4[:, 0], edges_B4[:, 1:2], edges_B4[:, 2:3]
-        prompt_B1, length_B1 = edges_B4[:, 3:4], edges_B4[:, 4:5]
+        slots_B, low_B1, high_B1 = edges_B5[:, 0], edges_B5[:, 1:2], edges_B5[:, 2:3]
+        prompt_B1, length_B1 = edges_B5[:, 3:4], edges_B5[:, 4:5]
         positions_BW = low_B1 + torch.arange(width, device=device)
         tokens_BW = canvas.tokens_SL[slots_B[:, None], positions_BW]
         nowhere_BW = torch.zeros_like(tokens_BW, dtype=torch.bool)
         return Window(
-            slots=slots,
             slots_B=slots_B,
             positions_BW=positions_BW,
             prompt_B1=prompt_B1,
