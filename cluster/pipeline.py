@@ -68,6 +68,7 @@ def run(
                     "warmup": warmup,
                     "desk": desk,
                     "row_timeout_s": row_timeout_s,
+                    "tensor_parallel": pool.tensor_parallel,
                 },
                 batch_size=rows_per_block,
                 num_gpus=pool.num_gpus,

@@ -29,6 +29,7 @@ class Evaluation:
     settings: Mapping[str, Any]
     prompts: Prompts
     on_gpu: bool
+    tensor_parallel: int = 1
 
     def config(self, samples: int, pool: int, seed: int) -> dict[str, Any]:
         """As `jobs.evaluate` reads it."""
@@ -44,7 +45,8 @@ class Evaluation:
             ],
             "seed": seed,
             "trace": False,
-            "cluster": {"pool": pool} | ({} if self.on_gpu else {"num_gpus": 0}),
+            "cluster": {"pool": pool, "tensor_parallel": self.tensor_parallel}
+            | ({} if self.on_gpu else {"num_gpus": 0}),
         }
 
 

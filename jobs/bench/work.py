@@ -17,6 +17,7 @@ from decoders import (
     load_tokenizer,
 )
 from decoders.models.shapes import PREFIX, find_shape, random_model, write_checkpoint
+from decoders.ranks import Ranks
 from evaluators import get_task
 from jobs.bench.memory import HostMemory
 from jobs.bench.rates import synchronize
@@ -56,11 +57,18 @@ class Prompts:
         return f"random, {self.low} to {self.high} tokens"
 
 
-def load(source: str, device: str, dtype: str, checkpoint: Path | None = None) -> Loaded:
+def load(
+    source: str,
+    device: str,
+    dtype: str,
+    checkpoint: Path | None = None,
+    ranks: Ranks | None = None,
+) -> Loaded:
     """A checkpoint, or a shape with random weights.
 
     Args:
         checkpoint: where a shape is written first, to be loaded from there.
+        ranks: what the model is split over.
 
     Raises:
         DecoderError: there is no such model, or it cannot be loaded.
@@ -71,12 +79,14 @@ def load(source: str, device: str, dtype: str, checkpoint: Path | None = None) -
         source = str(checkpoint)
     began = time.perf_counter()
     with HostMemory() as memory:
-        if source.startswith(PREFIX):
+        is_shape = source.startswith(PREFIX)
+        if ranks is not None:
+            model = ranks.load(source, dtype)
+        elif is_shape:
             model = random_model(find_shape(source), device, dtype)
-            tokenizer = load_tokenizer(find_checkpoint(TOKENIZER))
         else:
-            found = find_checkpoint(source)
-            model, tokenizer = load_model(found, device, dtype), load_tokenizer(found)
+            model = load_model(find_checkpoint(source), device, dtype)
+        tokenizer = load_tokenizer(find_checkpoint(TOKENIZER if is_shape else source))
         synchronize(model.device)
     return Loaded(source, model, tokenizer, time.perf_counter() - began, memory.added_bytes)
 
