@@ -4,18 +4,23 @@ import base64
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from reports.analysis import Analysis, analyse
+from reports.beside import replaced, tables_of
+from reports.frames import frames
 from reports.load import ReportError, Run
 from reports.sections.base import Section, asset, environment
 from reports.sections.cells import all_cells
 from reports.sections.convergence import convergence
+from reports.sections.files import files
 from reports.sections.findings import findings
+from reports.sections.history import history
 from reports.sections.notes import notes
 from reports.sections.quality import quality
 from reports.sections.samples import samples
@@ -24,8 +29,8 @@ from reports.sections.speed import speed
 from reports.sections.structure import structure
 from reports.text import moment, script_json
 
-SCRIPTS = ("report.js",)
-"""The page's own scripts below `html/`, in the order in which they run, after plotly."""
+SCRIPTS = ("report.js", "tables.js")
+"""Parts of the page's own script below `html/`, in their order; it runs after plotly."""
 
 
 def render(run_dir: Path, out: Path | None = None) -> Path:
@@ -44,37 +49,47 @@ def write_report(found: Analysis, out: Path | None = None) -> Path:
     Raises ReportError where `out` cannot be written.
     """
     out = Path(out or ("" if len(found.members) > 1 else found.run.path) / Path("report.html"))
-    text = page(found)
+    tables, folder = frames(found), tables_of(out)
+    text = assemble(found, contents(found, tables, folder.name))
     try:
-        write_page(out, text)
+        with replaced(folder, tables):
+            write_page(out, text)
     except OSError as error:
         raise ReportError(f"{out} cannot be written: {error.strerror or error}") from error
     return out
 
 
 def page(run: Run | Analysis) -> str:
-    """The whole report as HTML text."""
+    """The whole report as HTML text, as it stands in `report.html`."""
     found = analyse(run)
-    return assemble(
-        found,
-        (
-            findings(found),
-            setting(found),
-            quality(found),
-            convergence(found),
-            speed(found),
-            structure(found),
-            all_cells(found),
-            samples(found),
-            notes(found),
-        ),
+    folder = tables_of(Path("report.html"))
+    return assemble(found, contents(found, frames(found), folder.name))
+
+
+def contents(
+    found: Analysis, tables: Mapping[str, pd.DataFrame], folder: str
+) -> tuple[Section, ...]:
+    """What the page is made of, in its order."""
+    return (
+        findings(found),
+        setting(found),
+        history(found),
+        quality(found),
+        convergence(found),
+        speed(found),
+        structure(found),
+        all_cells(found),
+        samples(found),
+        files(tables, folder),
+        notes(found),
     )
 
 
 def assemble(found: Analysis, sections: Sequence[Section]) -> str:
     """The sections in one page, with what they are drawn by."""
     run = found.run
-    scripts = [_inline(text) for text in (get_plotlyjs(), *map(asset, SCRIPTS))]
+    own = "\n".join(['"use strict";', "{", *map(asset, SCRIPTS), "}"])
+    scripts = [_inline(text) for text in (get_plotlyjs(), own)]
     figures = {name: figure for part in sections for name, figure in part.figures().items()}
     return (
         environment()

@@ -31,7 +31,7 @@ addEventListener("load", () => {
   const steps = document.querySelectorAll("#cells th button")[2];
   steps.click(); log.up = column(2).join();
   steps.click(); log.down = column(2).join();
-  const filter = document.getElementById("task-filter");
+  const filter = document.querySelector("[data-table=cells] .task-filter");
   filter.value = "gsm8k"; filter.dispatchEvent(new Event("change"));
   log.kept = rows().filter((row) => row.checkVisibility()).map((row) => row.dataset.task).join();
   log.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
