@@ -100,14 +100,14 @@ class _Merge:
         self._run, self._parts = run, run.child("parts")
         found = [as_bytes([])]
         for table in manifest.read(run, MANIFEST_FILE, ["sid"]):
-            found.append(as_bytes(table["sid"].to_pylist()))
+            found.append(as_bytes(table["sid"]))
         sids = np.concatenate(found)
         self.rows, index = len(sids), Sids(sids)
         self._part_of: npt.NDArray[np.int32] = np.full(self.rows, -1, np.int32)
         self._row_of: npt.NDArray[np.int32] = np.zeros(self.rows, np.int32)
         self._stems: list[str] = []
         for stem, table in read_parts(self._parts, ["sid"]):
-            places = index.places(table["sid"].to_pylist())
+            places = index.places(table["sid"])
             places, rows = np.unique(places, return_index=True)
             fresh = (places >= 0) & (self._part_of[places] < 0)
             self._part_of[places[fresh]] = len(self._stems)
@@ -115,6 +115,7 @@ class _Merge:
             self._stems.append(stem)
         self.missing = int((self._part_of < 0).sum())
         self._held: OrderedDict[int, tuple[pa.Table, pa.Table]] = OrderedDict()
+        self._held_bytes = 0
 
     def rows_of_cells(self) -> Counter[str]:
         found: Counter[str] = Counter()
@@ -150,8 +151,9 @@ class _Merge:
             except (pa.ArrowException, OSError) as error:
                 set_aside(self._parts, stem, error)
                 raise CommitError(f"part {stem} is broken and was set aside: {error}") from error
-            while len(self._held) > 1 and sum(map(_bytes, self._held.values())) > HELD_BYTES:
-                self._held.popitem(last=False)
+            self._held_bytes += _bytes(self._held[part])
+            while len(self._held) > 1 and self._held_bytes > HELD_BYTES:
+                self._held_bytes -= _bytes(self._held.popitem(last=False)[1])
         self._held.move_to_end(part)
         return self._held[part]
 

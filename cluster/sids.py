@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 
-def as_bytes(sids: Sequence[str]) -> npt.NDArray[Any]:
+def as_bytes(sids: Sequence[str] | pa.ChunkedArray) -> npt.NDArray[Any]:
     """[N] fixed-width bytes."""
-    return np.array([sid.encode() for sid in sids], dtype="S24")
+    return np.asarray(sids, dtype="S24")
 
 
 class Sids:
@@ -33,7 +34,7 @@ class Sids:
     def __contains__(self, sid: str) -> bool:
         return bool(self.places([sid])[0] >= 0)
 
-    def places(self, sids: Sequence[str]) -> npt.NDArray[np.int64]:
+    def places(self, sids: Sequence[str] | pa.ChunkedArray) -> npt.NDArray[np.int64]:
         """[M] the index of each in the array that this was made of; -1 for a stranger."""
         wanted = as_bytes(sids)
         if not len(self._sorted):

@@ -144,14 +144,8 @@ def _pending(plan: Plan, out: Store, done: Sids) -> dict[Mode, int]:
     """Writes the rows that have no result yet, a file for each mode; how many each has."""
     rows: dict[Mode, int] = {}
     for mode in plan.config.modes:
-
-        def missing(mode: Mode = mode) -> Iterator[pa.Table]:
-            for table in manifest.read(out, commit.MANIFEST_FILE):
-                of_mode = pa.array([each == mode for each in table["mode"].to_pylist()])
-                lacking = pa.array(done.places(table["sid"].to_pylist()) < 0)
-                yield table.filter(pc.and_(of_mode, lacking))
-
-        rows[mode] = manifest.write(missing(), out, _pending_file(mode))
+        missing = manifest.missing(out, commit.MANIFEST_FILE, mode, done)
+        rows[mode] = manifest.write(missing, out, _pending_file(mode))
         if not rows[mode]:
             out.delete(_pending_file(mode))
             del rows[mode]
