@@ -22,7 +22,7 @@ from cluster import manifest
 from cluster.aggregate import Aggregates
 from cluster.cells import Cell
 from cluster.parts import PART, SAMPLES_PART, STEPS_PART, read_parts, set_aside
-from cluster.sids import Sids, as_bytes
+from cluster.sids import SID, Sids, as_bytes
 from cluster.store import Store
 from reports.schema import CELLS, SAMPLES, SCHEMA_VERSION, STEPS
 
@@ -30,7 +30,7 @@ SUCCESS = "_SUCCESS.json"
 MANIFEST_FILE = "manifest.parquet"
 
 CHUNK_ROWS = 4096
-HELD_BYTES = 64 * 2**20
+HELD_BYTES = 32 * 2**20
 """Of parts that the next rows may need too."""
 
 
@@ -98,11 +98,13 @@ class _Merge:
 
     def __init__(self, run: Store) -> None:
         self._run, self._parts = run, run.child("parts")
-        found = [as_bytes([])]
+        self.rows = manifest.count(run, MANIFEST_FILE)
+        sids, filled = np.empty(self.rows, SID), 0
         for table in manifest.read(run, MANIFEST_FILE, ["sid"]):
-            found.append(as_bytes(table["sid"]))
-        sids = np.concatenate(found)
-        self.rows, index = len(sids), Sids(sids)
+            sids[filled : filled + table.num_rows] = as_bytes(table["sid"])
+            filled += table.num_rows
+        index = Sids(sids)
+        del sids
         self._part_of: npt.NDArray[np.int32] = np.full(self.rows, -1, np.int32)
         self._row_of: npt.NDArray[np.int32] = np.zeros(self.rows, np.int32)
         self._stems: list[str] = []

@@ -60,7 +60,7 @@ class Item:
 Items = Callable[[Cell], Sequence[Item]]
 
 
-ROW_GROUP = 8192
+ROW_GROUP = 2048
 CHUNK_ROWS = 1024
 """Rows that are Python objects at once."""
 
@@ -126,6 +126,12 @@ def write(tables: Iterable[pa.Table], store: Store, name: str) -> int:
             writer.write_table(table)
             rows += table.num_rows
     return rows
+
+
+def count(store: Store, name: str) -> int:
+    """The rows of a manifest."""
+    with store.input(name) as source:
+        return int(pq.read_metadata(source).num_rows)
 
 
 def read(store: Store, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:

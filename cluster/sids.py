@@ -7,10 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+SID = "S24"
+
 
 def as_bytes(sids: Sequence[str] | pa.ChunkedArray) -> npt.NDArray[Any]:
     """[N] fixed-width bytes."""
-    return np.asarray(sids, dtype="S24")
+    return np.asarray(sids, dtype=SID)
 
 
 class Sids:
@@ -25,8 +27,9 @@ class Sids:
         ordered = sids[order]
         fresh = np.ones(len(ordered), dtype=bool)
         fresh[1:] = ordered[1:] != ordered[:-1]
-        self._sorted = ordered[fresh]
-        self._places = order[fresh].astype(np.int64)
+        if not fresh.all():  # else without a copy: these are the driver's largest arrays
+            ordered, order = ordered[fresh], order[fresh]
+        self._sorted, self._places = ordered, order.astype(np.int64, copy=False)
 
     def __len__(self) -> int:
         return len(self._sorted)

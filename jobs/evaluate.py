@@ -23,6 +23,7 @@ from cluster.pipeline import block_rows, run
 from cluster.session import Pool, plan_pool, session
 from cluster.sids import Sids
 from cluster.store import Store
+from cluster.usage import Usage
 from decoders.remote import key_of
 from decoders.remote import probe as ask_server
 from evaluators import sandbox
@@ -65,7 +66,7 @@ def _evaluate(plan: Plan, out: Store, lock: Lock, screen: Console) -> int:
 
 def _compute(plan: Plan, out: Store, lock: Lock, screen: Console) -> None:
     """Decodes what is missing and commits the run."""
-    began = time.monotonic()
+    began, usage = time.monotonic(), Usage()
     created = datetime.now(UTC).isoformat(timespec="seconds")
     total = manifest.write(plan.batches(), out, commit.MANIFEST_FILE)
     screen.print(
@@ -94,7 +95,7 @@ def _compute(plan: Plan, out: Store, lock: Lock, screen: Console) -> None:
         if not out.exists("run.json"):
             out.put_json("run.json", _facts(plan, created, pools, programs))
         slots = max(cell.slots for cell in plan.cells)
-        with Display(total, statuses, screen, out) as display:
+        with Display(total, statuses, screen, out, usage) as display:
 
             def progress(ended: Counter[str]) -> None:
                 lock.check()
@@ -114,12 +115,18 @@ def _compute(plan: Plan, out: Store, lock: Lock, screen: Console) -> None:
                     row_timeout_s=plan.config.cluster.row_timeout_s,
                     warmup=plan.config.cluster.warmup,
                     progress=progress,
+                    usage=usage,
                 )
     for mode in pending:
         out.delete(_pending_file(mode))
     lock.check()
-    wall = {"created_at": created, "wall_s": round(time.monotonic() - began, 1)}
-    commit.commit(out, plan.run_id, plan.cells, {**wall, "config_digest": plan.digest})
+    facts = {
+        "created_at": created,
+        "wall_s": round(time.monotonic() - began, 1),
+        "decoding_share": usage.share,
+        "config_digest": plan.digest,
+    }
+    commit.commit(out, plan.run_id, plan.cells, facts)
 
 
 def _cut(table: pa.Table) -> int:

@@ -23,6 +23,7 @@ from cluster.commit import MANIFEST_FILE, commit
 from cluster.manifest import Item, batches
 from cluster.session import plan_pool, session
 from cluster.store import Store
+from cluster.usage import Usage
 from decoders import make_decoder
 from evaluators import Prompt, Sample
 from tests.soak.bench import temporary
@@ -194,6 +195,7 @@ def measure(rows: int, out: Path, meter: Meter) -> list[Stage]:
         row_timeout_s=600.0,
         wait_s=60.0,
         progress=progress,
+        usage=Usage(),
         worker=FreeWorker,
     )
     stages.end("decode", rows - first)
