@@ -32,6 +32,7 @@ from cluster.rows import Detokenizer, Place, Row, error_row, result_rows
 from cluster.store import Store
 from cluster.usage import Steps
 from cluster.watchdog import EXIT_CODE, Watchdog
+from cluster.witness import Witness
 from decoders import (
     Engine,
     Model,
@@ -271,13 +272,14 @@ class DecodeWorker:
         if self._running is not None and self._running.key == cell.engine_key:
             return
         self._running = None
-        deaths = self._leases.loading()
+        deaths, witness = self._leases.loading(), Witness(self._leases.actor)
         if deaths >= LOADS:
             raise RuntimeError(
-                f"a worker died {deaths} times while it loaded {cell.model.name}; is there too "
-                "little memory?"
+                f"a worker died {deaths} times while it loaded {cell.model.name}, the last time "
+                f"{witness.last_words()}"
             )
-        self._running = self._start(cell)
+        with witness.watching():
+            self._running = self._start(cell)
         if not deaths:  # a row that kills must do so under its lease
             self._warm(self._running)
         self._leases.loaded()

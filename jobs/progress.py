@@ -2,6 +2,7 @@
 `progress.json` in the run directory for whoever looks from elsewhere."""
 
 import contextlib
+import re
 import sys
 import threading
 import time
@@ -27,6 +28,9 @@ from cluster.usage import Usage
 LOG_EVERY_S = 60.0
 FILE_EVERY_S = 5.0
 FILE = "progress.json"
+
+LINE = re.compile(r"\d\d:\d\d:\d\d  [\d,]+ of [\d,]+ rows .*")
+"""A line of a log that tells how far a run is."""
 
 
 class Display:
@@ -124,7 +128,8 @@ class Display:
             )
 
     def _line(self) -> str:
-        return f"{self._done} of {self._total} rows{self._troubles()}, {self._meter.text()}"
+        part = f" ({self._done / max(self._total, 1):.0%}){self._troubles()}"
+        return f"{self._done} of {self._total} rows{part}, {self._meter.text()}"
 
     def _troubles(self) -> str:
         bad = {k: n for k, n in self._statuses.items() if k not in ("ok", "not_executed")}

@@ -159,12 +159,14 @@ class Stages:
     def end(self, name: str, rows: int) -> None:
         now_s, cpu_s = time.monotonic(), self._meter.cpu_s()
         spent = Counter({kind: cpu_s[kind] - self._cpu_s[kind] for kind in cpu_s})
-        self.found.append(Stage(name, rows, now_s - self._since_s, self._meter.most_mib, spent))
+        stage = Stage(name, rows, now_s - self._since_s, self._meter.most_mib, spent)
+        print(stage, flush=True)
+        self.found.append(stage)
         self._since_s, self._cpu_s = now_s, cpu_s
 
 
-def measure(rows: int, out: Path, meter: Meter) -> list[Stage]:
-    """The stages of one run, and the whole of those that rows go through."""
+def measure(rows: int, out: Path, meter: Meter) -> Stage:
+    """One run, stage by stage; returns the whole of those that rows go through."""
     out.mkdir()
     run, of_run, of_items = Store.open(out), cells(rows), items(rows)
     stages = Stages(meter)
@@ -205,7 +207,7 @@ def measure(rows: int, out: Path, meter: Meter) -> list[Stage]:
     flowing = [stage for stage in stages.found if stage.rows]
     spent = functools.reduce(Counter.__add__, [stage.cpu_s for stage in flowing])
     seconds = sum(stage.seconds for stage in flowing)
-    return [*stages.found, Stage("in all", rows, seconds, meter.most_mib, spent)]
+    return Stage("in all", rows, seconds, meter.most_mib, spent)
 
 
 def main() -> int:
@@ -215,9 +217,9 @@ def main() -> int:
     meter = Meter()
     with session(), temporary() as folder:
         for number, rows in enumerate(options.rows):
-            print(f"{rows:,} rows, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-            for stage in measure(rows, Path(folder) / str(number), meter):
-                print(stage, flush=True)
+            load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+            print(f"{rows:,} rows, {load}", flush=True)
+            print(measure(rows, Path(folder) / str(number), meter), flush=True)
     return 0
 
 

@@ -4,6 +4,7 @@ parts that are left."""
 import asyncio
 import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -96,6 +97,27 @@ def test_rows_that_kill_hang_or_raise_harm_nobody_else(tmp_path: Path) -> None:
     again = sum(times[word] - 1 for word in words if word.startswith("plain"))
     assert again <= deaths * 2 * SLOTS, "at most what was in flight"
     assert max(times.values()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("worker", "number", "words"),
+    [
+        ("LoadKilledWorker", 9, "by SIGKILL or an exit without a word"),
+        ("LoadCrashedWorker", 11, "by SIGSEGV"),
+    ],
+)
+def test_a_model_whose_load_kills_is_named_after_three_deaths(
+    tmp_path: Path, worker: str, number: int, words: str
+) -> None:
+    prepare(tmp_path, CELL, rows(["plain"]))
+    command = [sys.executable, "-m", "tests.soak.lives", str(tmp_path), "60", worker]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    reason, ends = done.stdout.splitlines()
+    assert json.loads(ends) == [-number] * 3 + [0]
+    assert reason.startswith("a worker died 3 times while it loaded tiny-mdlm, the last time ")
+    assert words in reason
+    assert not began(tmp_path), "no row was touched"
 
 
 def decode(folder: Path, table: pa.Table) -> list[str]:

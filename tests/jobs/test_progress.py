@@ -36,7 +36,7 @@ def test_progress_stands_in_the_run_directory(
     assert found["left_s"] >= 0
     assert found["updated_at"] >= found["started_at"]
     assert "2 of 10 rows done before" in text.getvalue()
-    assert "7 of 10 rows, 1 timeout" in text.getvalue()
+    assert "7 of 10 rows (70%), 1 timeout" in text.getvalue()
 
 
 def test_a_stopped_run_says_so(tmp_path: Path) -> None:

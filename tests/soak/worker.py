@@ -113,3 +113,19 @@ class FreeWorker(SoakWorker):
     """Its passes take no time at all."""
 
     PASS_S = 0.0
+
+
+class LoadKilledWorker(SoakWorker):
+    """Dies as a process does that the kernel takes while it loads a model."""
+
+    SIGNAL = signal.SIGKILL
+
+    def _start(self, cell: Cell) -> _Running:
+        os.kill(os.getpid(), self.SIGNAL)
+        return super()._start(cell)
+
+
+class LoadCrashedWorker(LoadKilledWorker):
+    """Dies of a fault of native code."""
+
+    SIGNAL = signal.SIGSEGV
