@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,16 +72,26 @@ class Figures:
         return "\n".join(lines)
 
 
-def soak(cluster: Bench, *, kills: int, rows: int, seed: int, every: int, folder: Path) -> Figures:
-    """Runs until so many processes were killed; every run ends, is committed and is checked."""
+def soak(
+    cluster: Bench,
+    *,
+    kills: int,
+    rows: int,
+    seed: int,
+    every: int,
+    folder: Path,
+    special: Mapping[int, str] = SPECIAL,
+) -> Figures:
+    """Runs until so many processes were killed; every run ends, is committed and is checked.
+    `special` rows do what their word says."""
     dice, figures = random.Random(seed), Figures()
-    data = write_data(folder / "data", rows, SPECIAL)
+    data = write_data(folder / "data", rows, special)
     while figures.kills.total() < kills:
         out = folder / f"run{figures.runs}"
         (out / EXECUTIONS).mkdir(parents=True)
         before = figures.kills.copy()
         _one_run(cluster, out, data, kills, figures, dice, every)
-        _check(out, figures, figures.kills - before)
+        _check(out, figures, figures.kills - before, special)
         figures.runs += 1
         _tell(figures, f"{figures.rows} rows, {figures.recomputed} recomputed")
         shutil.rmtree(out)
@@ -133,7 +144,7 @@ def _one_run(
         driver.end()
 
 
-def _check(out: Path, figures: Figures, kills: Counter[str]) -> None:
+def _check(out: Path, figures: Figures, kills: Counter[str], special: Mapping[int, str]) -> None:
     try:
         found = samples(out)
     except AssertionError:
@@ -142,12 +153,12 @@ def _check(out: Path, figures: Figures, kills: Counter[str]) -> None:
     figures.rows += len(found)
     figures.duplicates += len(found) - len({row["sid"] for row in found})
     for row in found:
-        word = SPECIAL.get(int(row["sample_id"]), "")
+        word = special.get(int(row["sample_id"]), "")
         if row["status"] != EXPECTED.get(word, "ok"):
             figures.wrong.append(f"{word or 'plain'} {row['status']}: {row['error']}")
     began = executions(out)
     figures.recomputed += len(began) - len(set(began))
-    poison = sum(word == "KILL" for word in SPECIAL.values()) * 2  # two budgets each
+    poison = sum(word == "KILL" for word in special.values()) * 2  # two budgets each
     deaths = kills["worker"] + POOL * kills["driver"] + 3 * poison
     figures.allowed += deaths * IN_FLIGHT
 

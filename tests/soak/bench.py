@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ trace: false
 """
 
 
-def write_data(folder: Path, rows: int, special: dict[int, str] | None = None) -> Path:
+def write_data(folder: Path, rows: int, special: Mapping[int, str] | None = None) -> Path:
     """A data folder of trivial problems; those with a word in `special` do what it says."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "gsm8k_test.jsonl").open("w") as stream:
