@@ -156,8 +156,8 @@ class DecodeWorker:
         else:
             rest = np.zeros(len(statuses) - 1)
             busy_s, age_s = (np.append(told, rest) for told in self._steps.tell())
-            error = np.array([""] * len(statuses))
-            yield {"status": np.array(statuses), "error": error, "busy_s": busy_s, "age_s": age_s}
+            fine = np.array([""] * len(statuses))
+            yield {"status": np.array(statuses), "error": fine, "busy_s": busy_s, "age_s": age_s}
 
     def _begin(self) -> None:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from jobs.client import connect
 from jobs.errors import UserError
 
-LIMIT_S = 300
+LIMIT_S = 900
 """For any one step; a busy machine needs many times what a quiet one does."""
 
 
