@@ -115,17 +115,9 @@ class FreeWorker(SoakWorker):
     PASS_S = 0.0
 
 
-class LoadKilledWorker(SoakWorker):
-    """Dies as a process does that the kernel takes while it loads a model."""
-
-    SIGNAL = signal.SIGKILL
+class LoadCrashedWorker(SoakWorker):
+    """Dies of a fault of native code while it loads a model."""
 
     def _start(self, cell: Cell) -> _Running:
-        os.kill(os.getpid(), self.SIGNAL)
+        os.kill(os.getpid(), signal.SIGSEGV)
         return super()._start(cell)
-
-
-class LoadCrashedWorker(LoadKilledWorker):
-    """Dies of a fault of native code."""
-
-    SIGNAL = signal.SIGSEGV
