@@ -3,17 +3,15 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from reports.analysis import Analysis, analyse
 from reports.explorer.folder import folder_of, publish
-from reports.explorer.pack import CAPS, Caps, Explorer, Source, explore
-from reports.load import ReportError, Run, load
+from reports.explorer.pack import CAPS, Caps, Explorer, explore
+from reports.load import ReportError, Run
 from reports.sections.base import Section, asset, environment
 from reports.sections.cells import all_cells
 from reports.sections.convergence import convergence
@@ -24,7 +22,7 @@ from reports.sections.samples import samples
 from reports.sections.setting import setting
 from reports.sections.speed import speed
 from reports.sections.structure import structure
-from reports.text import script_json
+from reports.text import moment, script_json
 
 SCRIPTS = (
     "report.js",
@@ -41,15 +39,23 @@ STYLES = ("report.css", "explorer/explorer.css")
 
 
 def render(run_dir: Path, out: Path | None = None, caps: Caps = CAPS) -> Path:
-    """Writes the report of a finished run to `out` (default: RUN/report.html), atomically, and the
-    samples that `caps` lets in where they are too many for a page, to the folder beside it.
+    """Writes the report of a finished run to `out` (default: RUN/report.html), atomically.
 
     Raises ReportError where the run is missing, unfinished or not what it says it is, and where
     `out` cannot be written.
     """
-    run = load(Path(run_dir))
-    out = Path(out) if out else run.path / "report.html"
-    text, files = _page(run, folder_of(out).name, caps)
+    return write_report(analyse(Path(run_dir)), out, caps)
+
+
+def write_report(found: Analysis, out: Path | None = None, caps: Caps = CAPS) -> Path:
+    """Writes the page of one or several runs to `out`, atomically, and, where they are too many for
+    a page, the samples that `caps` lets in to a folder beside it. The default is report.html in the
+    run, or in the working directory where there are several.
+
+    Raises ReportError where `out` cannot be written.
+    """
+    out = Path(out or ("" if len(found.members) > 1 else found.run.path) / Path("report.html"))
+    text, files = _page(found, folder_of(out).name, caps)
     try:
         publish(out, text, files)
     except OSError as error:
@@ -57,15 +63,14 @@ def render(run_dir: Path, out: Path | None = None, caps: Caps = CAPS) -> Path:
     return out
 
 
-def page(run: Run) -> str:
+def page(run: Run | Analysis) -> str:
     """The whole report as HTML text, as it stands in `report.html`."""
-    return _page(run, folder_of(Path("report.html")).name, CAPS)[0]
+    return _page(analyse(run), folder_of(Path("report.html")).name, CAPS)[0]
 
 
-def _page(run: Run, folder: str, caps: Caps) -> tuple[str, Mapping[str, str]]:
+def _page(found: Analysis, folder: str, caps: Caps) -> tuple[str, Mapping[str, str]]:
     """The page and the files of its folder."""
-    found = analyse(run)
-    explorer = explore([Source(run, found.cells)], folder, caps)
+    explorer = explore(found, folder, caps)
     return assemble(found, sections(found, explorer), explorer), explorer.files
 
 
@@ -96,8 +101,9 @@ def assemble(found: Analysis, sections: Sequence[Section], explorer: Explorer) -
         .render(
             policy=_policy(scripts, explorer.nonce),
             css=Markup("\n".join(map(asset, STYLES))),
-            run_id=run.run_id,
-            created=_moment(run.success.get("created_at")),
+            title=", ".join(found.labels) or run.run_id,
+            runs=len(found.members),
+            created=moment(run.success.get("created_at")),
             wall_s=run.success.get("wall_s"),
             cells=len(found.cells),
             rows=len(run.samples),
@@ -107,14 +113,6 @@ def assemble(found: Analysis, sections: Sequence[Section], explorer: Explorer) -
             scripts=scripts,
         )
     )
-
-
-def _moment(written: Any) -> str:
-    """A time stamp for people; as it stands where it is none."""
-    try:
-        return f"{datetime.fromisoformat(str(written)):%Y-%m-%d %H:%M %Z}".strip()
-    except ValueError:
-        return str(written or "no date")
 
 
 def _inline(script: str) -> Markup:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from reports.analysis import Analysis
 from reports.cells import records
 from reports.explorer.choice import choose
 from reports.explorer.reading import details, vocabulary
@@ -48,11 +49,14 @@ CAPS = Caps()
 
 
 @dataclass(frozen=True)
-class Source:
-    """A run and its `reports.cells.cell_table`."""
+class _Source:
+    """A run, what it is called, and the page's cells that are its own."""
 
     run: Run
+    label: str
     cells: pd.DataFrame
+    mark: str
+    """What the page's ids of its cells begin with."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,23 @@ class Explorer:
         return self.data.get("nonce")
 
 
-def explore(sources: Sequence[Source], folder: str, caps: Caps) -> Explorer:
-    """Packs the runs' samples.
+def explore(found: Analysis, folder: str, caps: Caps) -> Explorer:
+    """Packs the samples of one or several runs, each of which has an equal part of what fits.
 
     Args:
-        sources: the runs of the page; each has an equal part of what fits.
+        found: the runs of the page.
         folder: of the files beside the page, as the page names it.
         caps: what fits.
     """
+    sources = [
+        _Source(
+            run,
+            label or run.run_id,
+            found.cells[found.cells["run"] == label] if label else found.cells,
+            f"{at}:" if label else "",
+        )
+        for at, (label, run) in enumerate(found.members)
+    ]
     rows, most = (
         None if cap is None else max(1, cap // len(sources)) for cap in (caps.rows, caps.bytes)
     )
@@ -102,8 +115,8 @@ def explore(sources: Sequence[Source], folder: str, caps: Caps) -> Explorer:
 class _Packing:
     """One run on its way into groups."""
 
-    def __init__(self, at: int, source: Source, limit: int | None) -> None:
-        self._run, self._limit, self.at = source.run, limit, at
+    def __init__(self, at: int, source: _Source, limit: int | None) -> None:
+        self._run, self._mark, self._limit, self.at = source.run, source.mark, limit, at
         self.words = vocabulary(source.run)
         self.entries: list[tuple[int, dict[str, Any]]] = []
         """Of each packed row its position in the samples table and its line of the index."""
@@ -128,6 +141,7 @@ class _Packing:
                 before = row["task"], row["sample_id"]
                 entry = record(group, row, found, _facts(row))
                 line = _line(row, entry, [self.at, number, len(group.rows)])
+                line["cell"] = self._mark + row["cell_id"]
                 self.entries.append((position, line))
                 group.rows.append(entry)
                 characters += sum(len(entry.get(name, "")) for name in ("output", "detail"))
@@ -141,7 +155,6 @@ def _line(row: dict[str, Any], entry: Record, where: list[int]) -> dict[str, Any
     shown = next((entry[name] for name in ("answer", "output", "error") if name in entry), "")
     return {
         "sid": visible(row["sid"]),
-        "cell": row["cell_id"],
         "sample": visible(row["sample_id"]),
         "repeat": 0 if pd.isna(row["repeat"]) else int(row["repeat"]),
         "status": STATUSES.index(row["status"]),
@@ -180,7 +193,7 @@ def _facts(row: dict[str, Any]) -> list[str]:
     return facts
 
 
-def _index(sources: Sequence[Source], packed: Sequence[_Packing]) -> dict[str, Any]:
+def _index(sources: Sequence[_Source], packed: Sequence[_Packing]) -> dict[str, Any]:
     """All runs' cells and rows, rows as columns in the order of the runs and cells."""
     cells, lines, first = [], list[dict[str, Any]](), 0
     numbers: list[int] = []
@@ -195,7 +208,7 @@ def _index(sources: Sequence[Source], packed: Sequence[_Packing]) -> dict[str, A
     starts = _starts(packed)
     samples = {name: n for n, name in enumerate(dict.fromkeys(line["sample"] for line in lines))}
     return {
-        "runs": [visible(source.run.run_id) for source in sources],
+        "runs": [visible(source.label) for source in sources],
         "statuses": [status.replace("_", " ") for status in STATUSES],
         "cells": cells,
         "samples": list(samples),

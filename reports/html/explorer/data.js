@@ -97,7 +97,7 @@ const store = (() => {
         group: rows.group[at],
         place: rows.at[at],
       };
-      const key = JSON.stringify([cell.run, cell.task, line.sample]);
+      const key = JSON.stringify([cell.task, line.sample]);
       line.family = families.get(key) ?? [];
       if (!line.family.length) families.set(key, line.family);
       line.family.push(line);

@@ -149,9 +149,13 @@ const makeSample = (index, { linkTo, moved }) => {
 
   const baseline = async (line) => {
     const found = line.cell.ar ? [] : line.family.filter((one) => one.cell.ar && one.repeat === line.repeat);
-    const same = found.filter((one) => one.cell.mode === line.cell.mode);
+    const nearest = [
+      (one) => one.cell.run === line.cell.run && one.cell.mode === line.cell.mode,
+      (one) => one.cell.run === line.cell.run,
+      () => true,
+    ].map((fits) => found.filter(fits)).find((some) => some.length) ?? [];
     const made = [];
-    for (const one of same.length ? same : found) {
+    for (const one of nearest) {
       const record = await store.record(one);
       const verdict = verdictOf(one, index);
       made.push(
