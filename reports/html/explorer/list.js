@@ -24,10 +24,10 @@ const makeFilters = (index, changed) => {
       option.textContent = text;
       return option;
     }));
-    select.closest("label").hidden = found.length < 2;
+    select.closest(".ex-choice").hidden = found.length < 2;
   }
   const lost = control("lost");
-  lost.closest("label").hidden = !index.lines.some((line) => line.lost);
+  lost.closest(".ex-choice").hidden = !index.lines.some((line) => line.lost);
 
   const read = () => {
     const found = {};

@@ -98,7 +98,7 @@ const stepsOf = (record) => {
 const canvasAt = (record, steps, step) => {
   const size = record.trace ? record.trace.size : (record.canvas ?? []).length;
   if (!steps) {
-    return record.canvas.map((token) => ({ token, sure: -1, step: null, before: [] }));
+    return (record.canvas ?? []).map((token) => ({ token, sure: -1, step: null, before: [] }));
   }
   const places = Array.from({ length: size }, () => ({ before: [] }));
   for (let at = 0; at < step; at++) {
