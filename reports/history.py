@@ -8,6 +8,7 @@ import pandas as pd
 
 from reports.alike import PLACE, unknown
 from reports.cells import records
+from reports.index import VERDICT
 from reports.load import Run
 from reports.plot import (
     Chart,
@@ -24,9 +25,6 @@ from reports.plot import (
 from reports.several import created, members
 from reports.statistics import SMALL_N
 from reports.text import between, figures3, moment, percent, plot_text, shortened, visible
-
-VERDICT = "verdict.json"
-"""What a scheduler leaves in a run that it compared with the last good one."""
 
 BAD = ("NO-GO", "REFUSED", "FAILED")
 

@@ -8,7 +8,7 @@ from reports.frames import TABLES
 from reports.sections.base import Section
 
 
-def files(tables: Mapping[str, pd.DataFrame], folder: str) -> Section:
+def numbers(tables: Mapping[str, pd.DataFrame], folder: str) -> Section:
     """Links to `folder`, which lies beside the page."""
     return Section(
         "files",
