@@ -71,6 +71,12 @@ def write_report(found: Analysis, out: Path | None = None, caps: Caps = CAPS) ->
     return out
 
 
+def beside(page: Path) -> list[Path]:
+    """The files of the folders that belong to a page."""
+    folders = (tables_of(page), folder_of(page))
+    return [path for folder in folders for path in sorted(folder.glob("*"))]
+
+
 def page(run: Run | Analysis) -> str:
     """The whole report as HTML text, as it stands in `report.html`."""
     found = analyse(run)

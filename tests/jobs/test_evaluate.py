@@ -101,6 +101,7 @@ def test_a_run_leaves_a_whole_directory(whole: tuple[Path, str]) -> None:
         "run.json",
         "manifest.parquet",
         "report.html",
+        "report.tables",
         "progress.json",
         "samples",
         "steps",
@@ -299,7 +300,11 @@ def test_a_run_directory_may_be_a_uri(
     place = f"fsspec+file://{tmp_path}/run"
     assert run(place, "--limit", "2") == 0
     assert "run/report.html" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"report.html", "samples"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {
+        "report.html",
+        "report.tables",
+        "samples",
+    }
     found, expected = outputs(tmp_path / "run"), outputs(whole[0])
     assert len(found) == 12
     assert found == {key: expected[key] for key in found}
