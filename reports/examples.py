@@ -43,10 +43,7 @@ def examples(run: Run, cells: pd.DataFrame) -> dict[str, list[Example]]:
     largest = largest.drop_duplicates(["task", "series"], keep="last").sort_index()
     if largest.empty:
         largest = cells[cells["shown"]]
-    chosen = {
-        cell["cell_id"]: _choose(run.samples[run.samples["cell_id"] == cell["cell_id"]])
-        for cell in records(largest)
-    }
+    chosen = {cell["cell_id"]: _choose(run.rows(cell["cell_id"])) for cell in records(largest)}
     found: dict[str, list[Example]] = {task: [] for task in dict.fromkeys(cells["task"])}
     baselines = _baselines(run, cells, chosen)
     sids = [sid for rows in chosen.values() for sid in rows["sid"]]

@@ -40,12 +40,7 @@ def speedups(run: Run, cells: pd.DataFrame, against: str = AUTOREGRESSIVE) -> di
     """
     if cells.empty:
         return {}
-    rows = {
-        str(cell_id): group.groupby("sample_id", sort=False)[
-            ["decode_s", "generated_tokens"]
-        ].mean()
-        for cell_id, group in decoded(run.samples).groupby("cell_id", sort=False)
-    }
+    rows = {str(cell_id): _means(decoded(run.rows(cell_id))) for cell_id in cells["cell_id"]}
     nothing = pd.DataFrame(columns=["decode_s", "generated_tokens"])
     found = {}
     baselines = cells["decoder"] == against
@@ -55,6 +50,11 @@ def speedups(run: Run, cells: pd.DataFrame, against: str = AUTOREGRESSIVE) -> di
         references = cells[baselines & (cells["task"] == cell["task"])]
         found[str(cell["cell_id"])] = _speedup(cell, mine, references, rows, kind)
     return found
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds and tokens of each sample, over its repeats."""
+    return rows.groupby("sample_id", sort=False)[["decode_s", "generated_tokens"]].mean()
 
 
 def _speedup(
@@ -116,10 +116,9 @@ def _none(cell_id: str, why: str) -> Speedup:
 
 def kept_accuracy(run: Run, cell_id: str, reference_id: str) -> Interval:
     """Share of the reference cell's accuracy that a cell keeps, on the samples both scored."""
-    scored = run.samples[run.samples["correct"].notna()]
     mine, theirs = (
-        scored[scored["cell_id"] == found].groupby("sample_id", sort=False)["correct"].mean()
-        for found in (cell_id, reference_id)
+        rows[rows["correct"].notna()].groupby("sample_id", sort=False)["correct"].mean()
+        for rows in map(run.rows, (cell_id, reference_id))
     )
     both = pd.concat([mine, theirs], axis=1, join="inner", keys=["mine", "theirs"])
     return paired_share_ratio(numbers(both["mine"]), numbers(both["theirs"]))
