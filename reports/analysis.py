@@ -2,24 +2,26 @@
 draw from it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
-from reports.cells import SPECULATIVE, cell_table
+from reports.cells import SPECULATIVE
 from reports.convergence import Convergence, convergences
-from reports.load import Run
+from reports.load import Run, load
 from reports.settling import Settling, settlings
+from reports.several import all_cells, members
 from reports.speed import Speedup, speedups
 from reports.structure import Structured, structures
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """The numbers of one run."""
+    """The numbers of one run, or of several together (`reports.several.Several`)."""
 
     run: Run
     cells: pd.DataFrame
-    """`reports.cells.cell_table`."""
+    """`reports.several.all_cells`."""
     traces: list[Convergence]
     compared: dict[str, Speedup]
     """Speed against autoregression by cell_id."""
@@ -29,14 +31,31 @@ class Analysis:
     structured: list[Structured]
 
     @property
+    def members(self) -> list[tuple[str, Run]]:
+        """The runs with what each is called; a single one needs no name."""
+        return members(self.run)
+
+    @property
+    def labels(self) -> list[str]:
+        """What the runs are called; empty of a single one."""
+        return [label for label, _ in self.members if label]
+
+    @property
     def tasks(self) -> list[str]:
         """In the order of the run."""
         return list(dict.fromkeys(self.cells["task"])) if len(self.cells) else []
 
 
-def analyse(run: Run) -> Analysis:
-    """Everything that the page and the summary state of a run."""
-    cells = cell_table(run)
+def analyse(run: "Path | Run | Analysis") -> Analysis:
+    """Everything that the page and the summary state of a run; one that is done is given back.
+
+    Raises:
+        ReportError: the run cannot be read.
+    """
+    if isinstance(run, Analysis):
+        return run
+    run = run if isinstance(run, Run) else load(run)
+    cells = all_cells(run)
     return Analysis(
         run=run,
         cells=cells,

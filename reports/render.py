@@ -5,15 +5,13 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from reports.analysis import Analysis, analyse
-from reports.load import ReportError, Run, load
+from reports.load import ReportError, Run
 from reports.sections.base import Section, asset, environment
 from reports.sections.cells import all_cells
 from reports.sections.convergence import convergence
@@ -24,7 +22,7 @@ from reports.sections.samples import samples
 from reports.sections.setting import setting
 from reports.sections.speed import speed
 from reports.sections.structure import structure
-from reports.text import script_json
+from reports.text import moment, script_json
 
 SCRIPTS = ("report.js",)
 """The page's own scripts below `html/`, in the order in which they run, after plotly."""
@@ -36,9 +34,17 @@ def render(run_dir: Path, out: Path | None = None) -> Path:
     Raises ReportError where the run is missing, unfinished or not what it says it is, and where
     `out` cannot be written.
     """
-    run = load(Path(run_dir))
-    out = Path(out) if out else run.path / "report.html"
-    text = page(run)
+    return write_report(analyse(Path(run_dir)), out)
+
+
+def write_report(found: Analysis, out: Path | None = None) -> Path:
+    """Writes the page of one or several runs to `out`, atomically. The default is report.html in
+    the run, or in the working directory where there are several.
+
+    Raises ReportError where `out` cannot be written.
+    """
+    out = Path(out or ("" if len(found.members) > 1 else found.run.path) / Path("report.html"))
+    text = page(found)
     try:
         write_page(out, text)
     except OSError as error:
@@ -46,7 +52,7 @@ def render(run_dir: Path, out: Path | None = None) -> Path:
     return out
 
 
-def page(run: Run) -> str:
+def page(run: Run | Analysis) -> str:
     """The whole report as HTML text."""
     found = analyse(run)
     return assemble(
@@ -76,8 +82,9 @@ def assemble(found: Analysis, sections: Sequence[Section]) -> str:
         .render(
             policy=_policy(*scripts),
             css=Markup(asset("report.css")),
-            run_id=run.run_id,
-            created=_moment(run.success.get("created_at")),
+            title=", ".join(found.labels) or run.run_id,
+            runs=len(found.members),
+            created=moment(run.success.get("created_at")),
             wall_s=run.success.get("wall_s"),
             cells=len(found.cells),
             rows=len(run.samples),
@@ -86,14 +93,6 @@ def assemble(found: Analysis, sections: Sequence[Section]) -> str:
             scripts=scripts,
         )
     )
-
-
-def _moment(written: Any) -> str:
-    """A time stamp for people; as it stands where it is none."""
-    try:
-        return f"{datetime.fromisoformat(str(written)):%Y-%m-%d %H:%M %Z}".strip()
-    except ValueError:
-        return str(written or "no date")
 
 
 def _inline(script: str) -> Markup:

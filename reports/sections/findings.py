@@ -28,7 +28,7 @@ def findings(found: Analysis) -> Section:
             ),
             "bundled": [name for name, model in models.items() if _is_bundled(name, model)],
             "statuses": _statuses(found.run),
-            "failures": _failures(found.run),
+            "failures": _failures(found),
         },
     )
 
@@ -42,13 +42,18 @@ def _statuses(run: Run) -> list[tuple[str, int]]:
     return [(status.replace("_", " "), int(counts.get(status, 0))) for status in STATUSES]
 
 
-def _failures(run: Run) -> list[dict[str, Any]]:
-    """Rows without a result by task, model, status and message, most frequent first."""
-    bad = run.samples[~run.samples["status"].isin(["ok", "not_executed"])]
+def _failures(found: Analysis) -> list[dict[str, Any]]:
+    """Rows without a result by run, task, model, status and message, most frequent first."""
+    samples = found.run.samples
+    bad = samples[~samples["status"].isin(["ok", "not_executed"])]
     if bad.empty:
         return []
-    kinds = bad.assign(error=[_message(text) for text in bad["error"]])
-    counted = kinds.groupby(["task", "model", "status", "error"], sort=False).size()
+    runs = dict(zip(found.cells["cell_id"], found.cells["run"], strict=True))
+    kinds = bad.assign(
+        run=[runs[cell_id] for cell_id in bad["cell_id"]],
+        error=[_message(text) for text in bad["error"]],
+    )
+    counted = kinds.groupby(["run", "task", "model", "status", "error"], sort=False).size()
     frame = counted.rename("rows").reset_index().sort_values("rows", ascending=False)
     return records(frame.head(MOST_FAILURES))
 

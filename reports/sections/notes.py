@@ -5,8 +5,9 @@ from reports.sections.base import Section
 
 
 def notes(found: Analysis) -> Section:
-    cluster = found.run.about.get("config", {}).get("cluster", {})
-    return Section(
-        "notes",
-        {"warmup": cluster.get("warmup", 0), "structured": bool(found.structured)},
-    )
+    rows = [
+        int(run.about.get("config", {}).get("cluster", {}).get("warmup", 0))
+        for _, run in found.members
+    ]
+    warmup = " or ".join(dict.fromkeys(str(count) for count in rows if count))
+    return Section("notes", {"warmup": warmup, "structured": bool(found.structured)})

@@ -45,7 +45,11 @@ class Plan:
     output: Callable[[str, int], str] = lambda task, at: f"{at} + 2 = {at + 2}\n#### {at + 2}"
     right: Callable[[str, str, int, int], bool] | None = None
     """Overrides the drawn verdict: (task, decoder, steps, sample number)."""
-    ar_device: str = "cpu"
+    device: str = "cpu"
+    ar_device: str = ""
+    """Where the baseline ran; empty: where all others did."""
+    model: str = "tiny-mdlm"
+    task_version: str = "1"
     letters: set[tuple[str, int]] = field(default_factory=set)
     """(model, token id) of the vocabulary."""
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -92,7 +96,7 @@ def write_run(path: Path, plan: Plan) -> Path:
     for task in plan.tasks:
         for mode in plan.modes:
             for steps in plan.budgets:
-                _cell(plan, task, "tiny-mdlm", "llada", steps, mode)
+                _cell(plan, task, plan.model, "llada", steps, mode)
             if plan.ar:
                 _cell(plan, task, "tiny-ar", "ar", AR_LENGTH, mode)
     return _write(path, plan)
@@ -118,7 +122,7 @@ def _cell(plan: Plan, task: str, model: str, decoder: str, steps: int, mode: str
             "run_id": "run-synthetic",
             "cell_id": cell_id,
             "task": task,
-            "task_version": "1",
+            "task_version": plan.task_version,
             "model": model,
             "model_digest": hashlib.sha256(model.encode()).hexdigest(),
             "decoder": decoder,
@@ -167,7 +171,7 @@ def _sample(
         prompt_sha256=hashlib.sha256(prompt.encode()).hexdigest(),
         prompt_tokens=24,
         metrics={},
-        device=plan.ar_device if ar else "cpu",
+        device=(plan.ar_device if ar else "") or plan.device,
         dtype="float32",
         slots=1 if mode == "latency" else 8,
         worker="worker-0",
