@@ -113,10 +113,8 @@ def stop_curve(
     shown = [step for step in range(1, steps + 1) if step not in unseen]
     groups, _ = pd.factorize(rows if sample_ids is None else sample_ids[rows])
     counts = np.bincount(groups).astype(np.float64)
-    intervals = [
-        wilson_of_groups(np.bincount(groups, np.nan_to_num(verdicts[step - 1])), counts)
-        for step in shown
-    ]
+    right = [np.bincount(groups, np.nan_to_num(verdicts[step - 1])) for step in shown]
+    intervals = [wilson_of_groups(found.astype(np.float64), counts) for found in right]
     return pd.DataFrame(
         {
             "step": shown,

@@ -63,7 +63,8 @@ class Run:
 
     @cached_property
     def _cells(self) -> dict[str, pd.DataFrame]:
-        return dict(list(self.samples.groupby("cell_id", sort=False)))
+        groups = self.samples.groupby("cell_id", sort=False)
+        return {str(cell_id): rows for cell_id, rows in groups}
 
     @cached_property
     def _steps(self) -> Steps:
