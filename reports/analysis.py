@@ -41,8 +41,9 @@ class Analysis:
     @cached_property
     def costs(self) -> dict[str, pd.DataFrame]:
         """The rows whose cost counts, by cell_id."""
-        groups = decoded(self.run.samples).groupby("cell_id", sort=False)
-        return {str(cell_id): rows for cell_id, rows in groups}
+        return {
+            cell_id: decoded(self.run.rows(cell_id)) for cell_id in self.cells.get("cell_id", [])
+        }
 
     @property
     def labels(self) -> list[str]:

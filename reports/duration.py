@@ -42,7 +42,7 @@ def durations(run: Run, cells: pd.DataFrame, traces: list[Convergence]) -> list[
     known = {cell["cell_id"]: cell for cell in records(cells)}
     found = []
     for trace in traces:
-        samples = run.samples[run.samples["cell_id"] == trace.cell_id]
+        samples = run.rows(trace.cell_id)
         # Repeats depend on each other: the first output speaks for its sample.
         followed = samples["oscillated"].notna() & (samples["repeat"].fillna(0) == 0)
         converged = numbers(samples.loc[followed, "converged_step"])

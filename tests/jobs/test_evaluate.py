@@ -90,7 +90,7 @@ def test_a_run_leaves_a_whole_directory(whole: tuple[Path, str]) -> None:
     success = json.loads((out / "_SUCCESS.json").read_text())
     assert success["rows"] == 27
     listed = {entry["table"]: entry for entry in success["files"]}
-    assert set(listed) == {"samples", "steps", "cells"}
+    assert set(listed) == {"samples", "steps", "cells", "vocabulary"}
     facts = json.loads((out / "run.json").read_text())
     assert facts["config"]["name"] == "small"
     assert "torch" in facts["versions"]
@@ -106,6 +106,7 @@ def test_a_run_leaves_a_whole_directory(whole: tuple[Path, str]) -> None:
         "samples",
         "steps",
         "cells",
+        "vocabulary",
     }
 
 
