@@ -24,6 +24,7 @@ from cluster.cells import Cell
 from cluster.parts import PART, SAMPLES_PART, STEPS_PART, read_parts, set_aside
 from cluster.sids import Sids, as_bytes
 from cluster.store import Store
+from cluster.vocabulary import Vocabulary
 from reports.schema import CELLS, SAMPLES, SCHEMA_VERSION, STEPS
 
 SUCCESS = "_SUCCESS.json"
@@ -58,18 +59,22 @@ def commit(
     if merged.missing:
         raise CommitError(f"{merged.missing} of {merged.rows} rows are missing")
     aggregates = Aggregates(run_id, cells, merged.rows_of_cells())
+    vocabulary = Vocabulary(cells)
     written: dict[str, int] = {}
     with ExitStack() as stack:
         tables = {"samples": SAMPLES, "steps": STEPS}
         writers = {name: stack.enter_context(_Writer(run, name, tables[name])) for name in tables}
         for samples, steps in merged.chunks():
             aggregates.add(samples)
+            vocabulary.add(samples, steps)
             writers["samples"].write(samples.select(SAMPLES.names))
             writers["steps"].write(steps)
         written = {name: writer.rows for name, writer in writers.items()}
-    with _Writer(run, "cells", CELLS) as writer:
-        writer.write(pa.Table.from_pylist(aggregates.rows(), schema=CELLS))
-        written["cells"] = writer.rows
+    of_cells = pa.Table.from_pylist(aggregates.rows(), schema=CELLS)
+    for name, table in (("cells", of_cells), ("vocabulary", vocabulary.table())):
+        with _Writer(run, name, table.schema) as writer:
+            writer.write(table)
+            written[name] = writer.rows
     success = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,

@@ -1,4 +1,4 @@
-"""`python -m jobs.report`: the report of a finished run, made again from its Parquet files."""
+"""`python -m jobs.report`: the report of finished runs, made again from their Parquet files."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,21 +6,31 @@ from pathlib import Path
 
 from jobs.errors import run_main
 from jobs.progress import console
-from reports.render import render
+from reports.analysis import analyse
+from reports.render import write_report
+from reports.several import load_all
 from reports.terminal_structure import summaries
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m jobs.report",
-        description="Write the HTML report of a finished run and print its summary table.",
+        description="Write the HTML report of finished runs and print their summary table.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/report.html")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directory; several are compared"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="default: report.html in the run; of several runs: report.html here",
+    )
     options = parser.parse_args(arguments)
     screen = console()
-    report = render(options.run, options.out)
-    for shown in summaries(options.run):
+    found = analyse(load_all(options.runs))
+    report = write_report(found, options.out)
+    for shown in summaries(found):
         screen.print(shown)
     screen.print(f"report: {report}", soft_wrap=True)
     return 0

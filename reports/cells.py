@@ -80,7 +80,9 @@ def cell_table(run: Run) -> pd.DataFrame:
     - `acceptance` = accepted / drafted tokens and `kept_a_draft` = accepted tokens / drafts, BCa
       bootstrap over samples; `early_commit_share` of the samples that could end in an early commit,
       Wilson, and `steps_saved`, the part of their budgets that was not used, bootstrap;
-    - `guider`: an autoregressive cell whose model guides another cell of its kind.
+    - `guider`: an autoregressive cell whose model guides another cell of its kind;
+    - `run`: empty, and `benchmark`: the task; of several runs together (`reports.several`) the
+      run's label, and the task as the run knows it.
 
     Repeats of a sample are drawn together: they depend on each other, so they are no larger n.
     """
@@ -92,6 +94,7 @@ def cell_table(run: Run) -> pd.DataFrame:
         return table
     table["variant"] = _variants(table)
     table["guider"] = _guiders(table)
+    table["run"], table["benchmark"] = "", table["task"]
     table["series"] = [
         series_name(row["model"], row["decoder"], row["variant"]) for row in records(table)
     ]

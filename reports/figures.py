@@ -4,20 +4,22 @@ from typing import Any
 
 import pandas as pd
 
+from reports.alike import PLACE, alike
 from reports.cells import CHANCE, LIKELIHOOD, records
 from reports.convergence import FRACTIONS, Convergence
 from reports.plot import (
-    AR_KEY,
     Chart,
     Figure,
     Key,
     Panel,
+    beside,
     counted,
     labelled,
     layout,
     line,
     percent_axis,
     reference_band,
+    reference_styles,
     series_styles,
     steps_axis,
     style,
@@ -26,6 +28,7 @@ from reports.plot import (
 from reports.statistics import SMALL_N
 from reports.text import between, figures3, percent, plot_text
 
+AR = "autoregressive"
 AXES = {"perplexity": "perplexity (lower is better)", "entropy": "unigram entropy, nats"}
 COUNTS = {"accuracy": "scored", "perplexity": "texts", "entropy": "texts"}
 
@@ -45,7 +48,8 @@ def perplexity_chart(cells: pd.DataFrame) -> Chart:
 def _quality_chart(quantity: str, cells: pd.DataFrame, traces: list[Convergence]) -> Chart:
     styles = series_styles(cells)
     if len(cells):
-        cells = cells[cells["shown"] & (cells[COUNTS[quantity]] > 0)]
+        # A reference may be of either mode: the panel takes the one of its points.
+        cells = cells[(cells["shown"] | cells["is_ar"]) & (cells[COUNTS[quantity]] > 0)]
         if quantity != "accuracy":  # what scores given texts has no steps
             cells = cells[cells["decoder"] != LIKELIHOOD]
         styles = {name: key for name, key in styles.items() if name in set(cells["series"])}
@@ -68,10 +72,12 @@ def _quality_chart(quantity: str, cells: pd.DataFrame, traces: list[Convergence]
         )
         for name in drawn_series
     ]
-    references = dict.fromkeys(cells.loc[cells["is_ar"], "series"])
-    keys += [labelled(AR_KEY, f"{name}, autoregressive (no step budget)") for name in references]
+    keys += [
+        labelled(key, f"{name}, autoregressive (no step budget)")
+        for name, key in reference_styles(cells).items()
+    ]
     if quantity == "accuracy":
-        guessed = [task for task in dict.fromkeys(cells["task"]) if task in CHANCE]
+        guessed = [task for task in dict.fromkeys(cells["benchmark"]) if task in CHANCE]
         keys += [
             Key(f"guessing ({task})", "var(--muted)", None, "dot", thin=True) for task in guessed
         ]
@@ -92,16 +98,19 @@ def _quality_panel(
     if not share:
         y = {"title": {"text": AXES[quantity], "standoff": 6}, "rangemode": "tozero"}
     figure: Figure = {"data": [], "layout": layout(axis, y)}
-    for cell in records(cells[cells["is_ar"]]):
+    lines, left_out = _references(cells)
+    looks = reference_styles(cells)
+    for cell in lines:
         label = f"{plot_text(cell['series'])} (autoregressive)<br>{_hover(cell, quantity)}"
-        reference_band(figure, cell, quantity, label, span)
-    if share and task in CHANCE:
-        _guessing(figure, CHANCE[task], span)
+        reference_band(figure, cell, quantity, label, span, looks[cell["series"]])
+    benchmark = cells["benchmark"].iloc[0]
+    if share and benchmark in CHANCE:
+        _guessing(figure, CHANCE[benchmark], span)
     for trace in traces:
         _stop_line(figure, trace, styles[trace.series], span[0])
     for at, (name, key) in enumerate(styles.items()):
         rows = cells[(cells["series"] == name) & ~cells["is_ar"]].sort_values("steps")
-        nudge = 1 + 0.04 * at
+        nudge = beside(at, len(styles))
         values = rows[quantity].tolist()
         bars = whiskers(
             key, values, rows[f"{quantity}_low"].tolist(), rows[f"{quantity}_high"].tolist()
@@ -116,7 +125,24 @@ def _quality_panel(
     few, many = int(counts.min()), int(counts.max())
     n = f"{few} to {many}" if few < many else f"{many}"
     note = f"{n} samples a point{' (small n)' if few < SMALL_N else ''}"
+    note += "".join(f"; no line for {series}: {why}" for series, why in left_out.items())
     return Panel(task if share else f"{task}: {quantity}", note, figure)
+
+
+def _references(cells: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The autoregressive cells of a task to draw lines of, one a series, and why others are not:
+    a line must come from where some point comes from."""
+    found: dict[str, dict[str, Any]] = {}
+    refused: dict[str, str] = {}
+    references = cells[cells["is_ar"]].sort_values("shown", ascending=False, kind="stable")
+    for point in records(cells[~cells["is_ar"]].drop_duplicates(["mode", *PLACE])):
+        for series in dict.fromkeys(references["series"]):
+            same, why = alike(point, references[references["series"] == series], AR)
+            if len(same):
+                found.setdefault(series, records(same)[0])
+            else:
+                refused.setdefault(series, why)
+    return list(found.values()), {key: why for key, why in refused.items() if key not in found}
 
 
 def _hover(cell: dict[str, Any], quantity: str) -> str:

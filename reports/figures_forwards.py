@@ -12,6 +12,7 @@ from reports.plot import (
     Figure,
     Key,
     Panel,
+    beside,
     counted,
     labelled,
     layout,
@@ -119,7 +120,7 @@ def drafts_chart(cells: pd.DataFrame) -> Chart:
             figure: Figure = {"data": [], "layout": layout(x, y)}
             for at, (name, key) in enumerate(styles.items()):
                 mine = rows[rows["line"] == name].sort_values("gamma")
-                _draft_line(figure, mine, key, quantity, 1 + 0.03 * at)
+                _draft_line(figure, mine, key, quantity, beside(at, len(styles)))
             note = counted(int(rows["timed"].min()), "samples a point")
             panels.append(Panel(f"{task}: {title}", note, figure))
     return Chart("drafts", tuple(styles.values()), tuple(panels))

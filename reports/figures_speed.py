@@ -4,13 +4,15 @@ from math import log10
 
 import pandas as pd
 
-from reports.cells import MIXED, records
+from reports.alike import by_place, place_text
+from reports.cells import records
 from reports.plot import (
     AR_KEY,
     Chart,
     Figure,
     Key,
     Panel,
+    beside,
     counted,
     labelled,
     layout,
@@ -36,6 +38,17 @@ def _ratio_ticks(values: list[float]) -> Figure:
     }
 
 
+def _groups(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
+    """Points that may share a panel: task, cells, and where they ran if others ran elsewhere."""
+    places = by_place(cells)
+    return [
+        (task, rows[rows["task"] == task], f"; {where}" if len(places) > 1 else "")
+        for rows in places
+        for where in [place_text(records(rows)[0])]
+        for task in dict.fromkeys(rows["task"])
+    ]
+
+
 def speedup_chart(cells: pd.DataFrame, compared: dict[str, Speedup], mode: str) -> Chart:
     """Speed as a multiple of the autoregressive baseline's against step budget."""
     here = cells[(cells["mode"] == mode) & ~cells["is_ar"]] if len(cells) else cells
@@ -52,8 +65,7 @@ def speedup_chart(cells: pd.DataFrame, compared: dict[str, Speedup], mode: str) 
         if end > 0
     ]
     panels = []
-    for task in dict.fromkeys(here["task"]):
-        rows = here[here["task"] == task]
+    for task, rows, where in _groups(here):
         budgets = [int(steps) for steps in rows["steps"]]
         y = {**_ratio_ticks(everything), "title": {"text": "times AR's speed (log)", "standoff": 4}}
         figure: Figure = {"data": [], "layout": layout(steps_axis(budgets), y)}
@@ -70,10 +82,11 @@ def speedup_chart(cells: pd.DataFrame, compared: dict[str, Speedup], mode: str) 
         )
         for at, (name, key) in enumerate(styles.items()):
             mine = rows[rows["series"] == name].sort_values("steps")
-            _speedup_lines(figure, mine, known, key, at)
+            _speedup_lines(figure, mine, known, key, beside(at, len(styles)))
         against = ", ".join(sorted({str(known[c].baseline) for c in rows["cell_id"]}))
         pairs = min(known[c].samples.n for c in rows["cell_id"])
-        panels.append(Panel(task, f"against {against}; {counted(pairs, 'pairs')}", figure))
+        note = f"against {against}; {counted(pairs, 'pairs')}{where}"
+        panels.append(Panel(task, note, figure))
     used = {name: key for name, key in styles.items() if name in set(here["series"])}
     keys = [
         labelled(key, f"{name}, {unit}", open=unit == "tokens/s", dash=dash)
@@ -85,7 +98,7 @@ def speedup_chart(cells: pd.DataFrame, compared: dict[str, Speedup], mode: str) 
 
 
 def _speedup_lines(
-    figure: Figure, rows: pd.DataFrame, known: dict[str, Speedup], key: Key, at: int
+    figure: Figure, rows: pd.DataFrame, known: dict[str, Speedup], key: Key, shift: float
 ) -> None:
     for unit, open_marker, nudge in (("samples", False, 0.97), ("tokens", True, 1.03)):
         intervals = [getattr(known[cell_id], unit) for cell_id in rows["cell_id"]]
@@ -101,7 +114,7 @@ def _speedup_lines(
         figure["data"].append(
             line(
                 look,
-                [step * nudge * (1 + 0.05 * at) for step in steps],
+                [step * nudge * shift for step in steps],
                 [interval.value for interval in intervals],
                 hover,
                 error_y=whiskers(
@@ -119,9 +132,7 @@ def frontier_chart(cells: pd.DataFrame, mode: str) -> Chart:
     name = f"frontier-{mode}"
     here = cells[(cells["mode"] == mode) & (cells["scored"] > 0)] if len(cells) else cells
     here = here[here["samples_per_s"] > 0] if len(here) else here
-    # Points of several devices or slot counts would not be comparable.
-    places = here[["device", "slots"]].drop_duplicates() if len(here) else here
-    if len(places) != 1 or (places == MIXED).to_numpy().any():
+    if not len(here):
         return Chart(name, (), ())
     styles = series_styles(cells)
     low, high = here["samples_per_s"].min() / 1.6, here["samples_per_s"].max() * 1.6
@@ -134,15 +145,16 @@ def frontier_chart(cells: pd.DataFrame, mode: str) -> Chart:
         "title": {"text": "samples/s a worker (log scale)", "standoff": 8},
     }
     panels = []
-    for task in dict.fromkeys(here.loc[~here["is_ar"], "task"]):
+    for task, rows, where in _groups(here):
+        if rows["is_ar"].all():
+            continue
         figure: Figure = {"data": [], "layout": layout(x, percent_axis("accuracy"))}
-        rows = here[here["task"] == task]
         _frontier(figure, rows, low)
         for series, key in styles.items():
             _points(figure, rows[rows["series"] == series].sort_values("steps"), key)
         look = labelled(AR_KEY, "", marker="star")
         _points(figure, rows[rows["is_ar"]], look)
-        note = counted(int(rows["scored"].min()), "samples a point")
+        note = counted(int(rows["scored"].min()), "samples a point") + where
         panels.append(Panel(task, note, figure))
     if not panels:
         return Chart(name, (), ())

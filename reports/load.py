@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reports.schema import SCHEMA_VERSION, TABLES
+from reports.schema import READABLE, TABLES
 
 HEAVY = ("prompt", "target", "output_text", "output_ids", "commit_steps", "prompt_sha256")
 """Columns of `samples` that no chart needs; `Run.texts` reads the text ones for a few rows."""
@@ -104,10 +104,10 @@ def load(run_dir: Path) -> Run:
         "again, it computes only what is missing",
     )
     version = success.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
         raise ReportError(
             f"{run_dir} was written with schema version {version!r}, this report reads "
-            f"{SCHEMA_VERSION}: use the version of the program that made the run"
+            f"{' and '.join(map(str, READABLE))}: use the version of the program that made the run"
         )
     about = _json(
         run_dir / "run.json",

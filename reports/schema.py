@@ -1,11 +1,12 @@
 """The result tables: the one place where their columns are written.
 
-A run directory holds three tables, each a folder of zstd Parquet files that pandas, DuckDB
+A run directory holds four tables, each a folder of zstd Parquet files that pandas, DuckDB
 and `datasets` read as they are:
 
 - `samples`: one row for each (cell, sample, repeat): the identity `sid`, what came out, its cost.
 - `steps`: one row for each denoising step of a traced sample.
 - `cells`: one row for each cell of the sweep: its settings and the task's own aggregates.
+- `vocabulary`: what the token ids of the other tables stand for (since version 4).
 
 Nothing here imports the rest of the project, so that a report can be made wherever the
 Parquet files are.
@@ -15,7 +16,9 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+READABLE = (3, SCHEMA_VERSION)
+"""Versions that reports read: a later one has nullable columns and tables more, no others."""
 
 Status = Literal["ok", "error", "timeout", "quarantined", "not_executed"]
 STATUSES: tuple[str, ...] = get_args(Status)
@@ -153,4 +156,16 @@ CELLS = pa.schema(
     metadata={"unmask.table": "cells", "unmask.schema_version": str(SCHEMA_VERSION)},
 )
 
-TABLES = {"samples": SAMPLES, "steps": STEPS, "cells": CELLS}
+VOCABULARY = pa.schema(
+    [
+        pa.field("model", pa.string(), nullable=False),
+        # An id of `output_ids` or `tokens`; those that do not occur in the run are left out.
+        pa.field("token_id", pa.int32(), nullable=False),
+        pa.field("text", pa.string()),  # null where the bytes alone are no whole characters
+        pa.field("bytes", pa.binary()),  # null for an id that the tokenizer does not know
+        pa.field("special", pa.bool_(), nullable=False),  # EOS and its kind: no text of the output
+    ],
+    metadata={"unmask.table": "vocabulary", "unmask.schema_version": str(SCHEMA_VERSION)},
+)
+
+TABLES = {"samples": SAMPLES, "steps": STEPS, "cells": CELLS, "vocabulary": VOCABULARY}

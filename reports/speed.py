@@ -1,17 +1,19 @@
-"""Speed against a baseline, on the same samples and never across devices or modes.
+"""Speed against a baseline, on the same samples and never across devices, modes, slots or dtypes.
 
 A sample with repeats counts once, by their means."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from reports.cells import AUTOREGRESSIVE, MIXED, decoded, numbers
+from reports.alike import alike
+from reports.cells import AUTOREGRESSIVE, decoded, numbers, records
 from reports.load import Run
 from reports.statistics import NOTHING, Interval, paired_rate_ratio, paired_share_ratio
 
-_ALIKE = (("mode", "mode"), ("device", "device"), ("slots", "slot count"))
+_COSTS = ["decode_s", "generated_tokens", "nfe", "token_forwards"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Speedup:
     """Samples/s over samples/s, the same sample ids on both sides."""
     tokens: Interval
     """Generated tokens/s over generated tokens/s, the same sample ids on both sides."""
+    forwards: Interval
+    """The baseline's NFE over the cell's: above 1 the cell takes fewer forward passes."""
+    token_forwards: Interval
+    """The same of positions pushed through the model."""
     why_not: str | None
     """Why there is no comparison; None where there is one."""
 
@@ -33,32 +39,31 @@ class Speedup:
 def speedups(run: Run, cells: pd.DataFrame, against: str = AUTOREGRESSIVE) -> dict[str, Speedup]:
     """For each cell that is not a baseline itself, by cell_id.
 
-    The baseline is the cell of decoder `against` of the same task, mode, device and slots that
-    shares the most decoded sample ids (of several: the same canvas length first). Of several
+    The baseline is the cell of decoder `against` of the same task, mode, device, slots and dtype,
+    of the same run before others, that shares the most decoded sample ids (of several: the same
+    canvas length first). Of several
     autoregressive ones the cell's own second model goes first, then the name says; of others the
     fastest is taken, since whoever uses them would.
     """
     if cells.empty:
         return {}
     rows = {
-        str(cell_id): group.groupby("sample_id", sort=False)[
-            ["decode_s", "generated_tokens"]
-        ].mean()
+        str(cell_id): group.groupby("sample_id", sort=False)[_COSTS].mean()
         for cell_id, group in decoded(run.samples).groupby("cell_id", sort=False)
     }
-    nothing = pd.DataFrame(columns=["decode_s", "generated_tokens"])
+    nothing = pd.DataFrame(columns=_COSTS)
     found = {}
     baselines = cells["decoder"] == against
     kind = "autoregressive" if against == AUTOREGRESSIVE else against
-    for _, cell in cells[~baselines & ~cells["is_ar"]].iterrows():
+    for cell in records(cells[~baselines & ~cells["is_ar"]]):
         mine = rows.get(cell["cell_id"], nothing)
-        references = cells[baselines & (cells["task"] == cell["task"])]
+        references = cells[baselines & (cells["benchmark"] == cell["benchmark"])]
         found[str(cell["cell_id"])] = _speedup(cell, mine, references, rows, kind)
     return found
 
 
 def _speedup(
-    cell: "pd.Series[str]",
+    cell: dict[str, Any],
     mine: pd.DataFrame,
     references: pd.DataFrame,
     rows: dict[str, pd.DataFrame],
@@ -67,30 +72,24 @@ def _speedup(
     cell_id = str(cell["cell_id"])
     if references.empty:
         return _none(cell_id, f"no {kind} cell for this task")
-    alike = references
-    for column, word in _ALIKE:
-        if pd.isna(cell[column]) or cell[column] == MIXED:
-            known = "unknown" if pd.isna(cell[column]) else "not the same for all its rows"
-            return _none(cell_id, f"its {word} is {known}")
-        kept = alike[alike[column] == cell[column]]
-        if kept.empty:
-            theirs = ", ".join(sorted({str(value) for value in alike[column]}))
-            return _none(
-                cell_id,
-                f"the {kind} baseline differs in {word}: {theirs}, not {cell[column]}",
-            )
-        alike = kept
+    asked = references[references["task"] == cell["task"]]
+    if asked.empty:
+        return _none(cell_id, f"the {kind} baseline answered other prompts: {_runs(references)}")
+    same, why_not = alike(cell, asked, kind)
+    if why_not:
+        return _none(cell_id, why_not)
     candidates = []
-    for _, reference in alike.iterrows():
+    for reference in records(same):
         theirs_rows = rows.get(reference["cell_id"])
         shared = 0 if theirs_rows is None else len(mine.index.intersection(theirs_rows.index))
         same_length = reference["gen_length"] == cell["gen_length"]
         model, stranger = str(reference["model"]), reference["model"] != cell["partner"]
         pace = 0.0 if reference["is_ar"] else float(reference["samples_per_s"])
-        order = (-shared, not same_length, -pace, stranger, model)
+        other_run = reference["run"] != cell["run"]
+        order = (shared == 0, other_run, -shared, not same_length, -pace, stranger, model)
         candidates.append((*order, reference["cell_id"]))
-    shared, *_, model, baseline_id = min(candidates)
-    if shared == 0:
+    nothing_shared, *_, model, baseline_id = min(candidates)
+    if nothing_shared:
         return _none(cell_id, "no sample was decoded by both")
     both = mine.merge(rows[baseline_id], left_index=True, right_index=True, suffixes=("", "_0"))
     seconds, baseline_seconds = numbers(both["decode_s"]), numbers(both["decode_s_0"])
@@ -106,12 +105,20 @@ def _speedup(
             numbers(both["generated_tokens_0"]),
             baseline_seconds,
         ),
+        forwards=paired_share_ratio(numbers(both["nfe_0"]), numbers(both["nfe"])),
+        token_forwards=paired_share_ratio(
+            numbers(both["token_forwards_0"]), numbers(both["token_forwards"])
+        ),
         why_not=None,
     )
 
 
+def _runs(references: pd.DataFrame) -> str:
+    return ", ".join(dict.fromkeys(references["run"]))
+
+
 def _none(cell_id: str, why: str) -> Speedup:
-    return Speedup(cell_id, None, None, NOTHING, NOTHING, why)
+    return Speedup(cell_id, None, None, NOTHING, NOTHING, NOTHING, NOTHING, why)
 
 
 def kept_accuracy(run: Run, cell_id: str, reference_id: str) -> Interval:

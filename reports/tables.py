@@ -9,9 +9,9 @@ import pandas as pd
 
 from reports.cells import FAILED, records
 from reports.convergence import FRACTIONS, Convergence
+from reports.counts import count_text, counted_rows, pass_text
 from reports.speed import Speedup
 from reports.statistics import SMALL_N, Interval
-from reports.terminal import count_text, counted_rows, pass_text
 from reports.text import between, figures3, percent, times
 
 

@@ -1,7 +1,6 @@
 """The summary of a run for a terminal or a job's log: one line a cell."""
 
 from collections.abc import Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,15 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from reports.cells import SPECULATIVE, cell_table, records
-from reports.load import Run, load
-from reports.speed import Speedup, speedups
+from reports.analysis import Analysis, analyse
+from reports.cells import records
+from reports.counts import count_text, pass_text
+from reports.load import Run
+from reports.speed import Speedup
 from reports.text import between, figures3, percent, times, visible
 
 COLUMNS = (
+    "run",
     "model",
     "decoder",
     "mode",
@@ -29,7 +31,7 @@ COLUMNS = (
     "vs AR",
     "vs spec",
 )
-LEFT = ("model", "decoder", "mode")
+LEFT = ("run", "model", "decoder", "mode")
 SPARE = ("tok fwds", "NFE", "tok/fwd", "n", "accepted", "vs spec", "samples/s")
 """What a narrow terminal goes without, in this order, before any value is cut."""
 
@@ -81,6 +83,7 @@ class Summary:
             for name in self._names
             if (name != "mode" or len({row["mode"] for row in rows}) > 1)
             and (name not in SELDOM or any(row[name] != NONE for row in rows))
+            and (name != "run" or any(row[name] for row in rows))
         }
         for name in self._spare:
             if 1 + sum(widths.values()) + len(widths) <= available:
@@ -97,48 +100,26 @@ class Summary:
         return ("  " + gap.join(parts)).rstrip()
 
 
-def summary(run: Path | Run) -> Summary:
+def summary(run: Path | Run | Analysis) -> Summary:
     """One row a cell: model, decoder, steps, n (with a verdict or timed, of all rows), accuracy
     or perplexity with its interval, forwards and positions fed a sample, tokens a forward, the
     share of drafted tokens that were accepted, samples/s a worker, and samples/s over those of the
     autoregressive and of the fastest speculative baseline. A guider that decodes alone says so.
     """
-    run = run if isinstance(run, Run) else load(run)
-    cells = cell_table(run)
-    compared, drafted = speedups(run, cells), speedups(run, cells, SPECULATIVE)
+    found = analyse(run)
+    compared, drafted = found.compared, found.drafted
     groups: dict[str, list[dict[str, str]]] = {}
-    for cell in records(cells):
+    for cell in records(found.cells):
         row = _row(cell, compared.get(cell["cell_id"]), drafted.get(cell["cell_id"]))
         shown = {name: plain(text) for name, text in row.items()}
         groups.setdefault(visible(cell["task"]), []).append(shown)
     return Summary(list(groups.items()))
 
 
-def counted_rows(cell: dict[str, Any]) -> int:
-    """The n of a cell's headline: samples with a verdict, else with a scored text, else timed."""
-    return int(cell["scored"] or cell["texts"] or cell["timed_samples"])
-
-
-def count_text(cell: dict[str, Any]) -> str:
-    """The n with what it is out of where rows lack one: 20, 18/20, with repeats 20x5."""
-    n, rows, repeats = counted_rows(cell), int(cell["rows"]), int(cell["repeats"])
-    if repeats == 1:
-        return str(n) if n == rows else f"{n}/{rows}"
-    counted = int(cell["verdicts"] or cell["timed"])
-    return f"{n}x{repeats}" + (f" ({counted}/{rows})" if counted != rows else "")
-
-
-def pass_text(cell: dict[str, Any]) -> str:
-    """pass@k with its interval; empty where there is none."""
-    if not isfinite(cell["pass_at"]):
-        return ""
-    ends = between(cell["pass_at_low"], cell["pass_at_high"], percent)
-    return f"pass@{int(cell['pass_k'])} {percent(cell['pass_at'])} {ends}".rstrip()
-
-
 def _row(cell: dict[str, Any], speedup: Speedup | None, drafted: Speedup | None) -> dict[str, str]:
     against = "AR" if cell["is_ar"] else times(speedup.samples.value) if speedup else "–"
     return {
+        "run": cell["run"],
         "model": cell["model"] + (f" ({cell['variant']})" if cell["variant"] else ""),
         "decoder": cell["decoder"] + (" (guider)" if cell["guider"] else ""),
         "mode": cell["mode"],

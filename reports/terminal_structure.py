@@ -6,10 +6,10 @@ from pathlib import Path
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from reports.cells import cell_table
+from reports.analysis import Analysis, analyse
 from reports.figures_structure import SHORT, correlation_text
-from reports.load import Run, load
-from reports.structure import Group, Structured, structures
+from reports.load import Run
+from reports.structure import Group, Structured
 from reports.tables import Entry
 from reports.tables_structure import interval_entry, number_entry, ratio_entry
 from reports.terminal import Summary, plain, summary
@@ -51,12 +51,14 @@ class StructureSummary:
                 yield Text(_ascii(line), no_wrap=True, overflow="ignore")
 
 
-def summaries(run: Path | Run) -> list[Summary | StructureSummary]:
+def summaries(run: Path | Run | Analysis) -> list[Summary | StructureSummary]:
     """What a run ends with on a terminal: its cells and, if it has them, the structure experiment's
     categories."""
-    run = run if isinstance(run, Run) else load(run)
-    found = structures(run, cell_table(run))
-    return [summary(run), *([StructureSummary(found)] if found else [])]
+    found = analyse(run)
+    return [
+        summary(found),
+        *([StructureSummary(found.structured)] if found.structured else []),
+    ]
 
 
 def _title(cell: Structured) -> str:

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from datetime import datetime
 from math import isfinite
 from typing import Any
 
@@ -102,3 +103,11 @@ def between(low: float, high: float, form: Any = figures3) -> str:
     if not (isfinite(low) and isfinite(high)):
         return ""
     return f"[{form(low).rstrip('%×')}–{form(high)}]"
+
+
+def moment(written: Any) -> str:
+    """A time stamp for people; as it stands where it is none."""
+    try:
+        return f"{datetime.fromisoformat(str(written)):%Y-%m-%d %H:%M %Z}".strip()
+    except ValueError:
+        return str(written or "no date")

@@ -106,17 +106,17 @@ def _series(run: Run, cell: dict[str, Any], here: pd.DataFrame, traces: list[Con
 def _accuracy(
     run: Run, who: str, cell: dict[str, Any], here: pd.DataFrame, traces: list[Convergence]
 ) -> str:
-    n = int(cell["scored"])
+    n, chance = int(cell["scored"]), CHANCE.get(cell["benchmark"], -1.0)
     parts = [
         f"{who} gets {percent(cell['accuracy'], n)} right "
         f"{between(cell['accuracy_low'], cell['accuracy_high'], percent)} at {cell['steps']} steps "
         f"(n = {n}{', small' if n < SMALL_N else ''}"
-        + (f"; guessing gives {percent(CHANCE[cell['task']])}" if cell["task"] in CHANCE else "")
+        + (f"; guessing gives {percent(chance)}" if chance >= 0 else "")
         + ")."
     ]
     if cell["right"] < FEW_RIGHT:
         return parts[0] + f" With {cell['right']} right, steps cannot be judged here."
-    if cell["accuracy_low"] <= CHANCE.get(cell["task"], -1.0) <= cell["accuracy_high"]:
+    if cell["accuracy_low"] <= chance <= cell["accuracy_high"]:
         return parts[0] + " That is not told from guessing, so steps cannot be judged here."
     smaller = here[(here["series"] == cell["series"]) & (here["steps"] < cell["steps"])]
     enough = smaller[smaller["accuracy"] >= KEEPS * cell["accuracy"]].sort_values("steps")

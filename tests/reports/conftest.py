@@ -18,6 +18,8 @@ from reports.schema import SCHEMA_VERSION, TABLES
 
 CREATED = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 AR_LENGTH = 64
+END = 0
+"""The end-of-text token; any other id is a letter's code point."""
 # How often a task is right at the full budget: (diffusion, autoregressive); None: no verdict.
 SKILL: dict[str, tuple[float, float] | None] = {
     "gsm8k": (0.06, 0.08),
@@ -43,7 +45,13 @@ class Plan:
     output: Callable[[str, int], str] = lambda task, at: f"{at} + 2 = {at + 2}\n#### {at + 2}"
     right: Callable[[str, str, int, int], bool] | None = None
     """Overrides the drawn verdict: (task, decoder, steps, sample number)."""
-    ar_device: str = "cpu"
+    device: str = "cpu"
+    ar_device: str = ""
+    """Where the baseline ran; empty: where all others did."""
+    model: str = "tiny-mdlm"
+    task_version: str = "1"
+    letters: set[tuple[str, int]] = field(default_factory=set)
+    """(model, token id) of the vocabulary."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
@@ -88,7 +96,7 @@ def write_run(path: Path, plan: Plan) -> Path:
     for task in plan.tasks:
         for mode in plan.modes:
             for steps in plan.budgets:
-                _cell(plan, task, "tiny-mdlm", "llada", steps, mode)
+                _cell(plan, task, plan.model, "llada", steps, mode)
             if plan.ar:
                 _cell(plan, task, "tiny-ar", "ar", AR_LENGTH, mode)
     return _write(path, plan)
@@ -114,7 +122,7 @@ def _cell(plan: Plan, task: str, model: str, decoder: str, steps: int, mode: str
             "run_id": "run-synthetic",
             "cell_id": cell_id,
             "task": task,
-            "task_version": "1",
+            "task_version": plan.task_version,
             "model": model,
             "model_digest": hashlib.sha256(model.encode()).hexdigest(),
             "decoder": decoder,
@@ -163,7 +171,7 @@ def _sample(
         prompt_sha256=hashlib.sha256(prompt.encode()).hexdigest(),
         prompt_tokens=24,
         metrics={},
-        device=plan.ar_device if ar else "cpu",
+        device=(plan.ar_device if ar else "") or plan.device,
         dtype="float32",
         slots=1 if mode == "latency" else 8,
         worker="worker-0",
@@ -174,11 +182,15 @@ def _sample(
         row.update(status="error", error="RuntimeError: logits hold NaN at position 3")
         return
     tokens = int(rng.integers(20, 60))
+    output = plan.output(task, at)
+    ids = [ord(letter) for letter in output.replace("\0", "")[:AR_LENGTH]]
+    ids += [END] * (AR_LENGTH - len(ids))
+    plan.letters |= {(model, token) for token in ids}
     forwards = tokens if ar else steps
     seconds = forwards * (0.0011 if ar else 0.009) * float(rng.uniform(0.8, 1.3))
     row.update(
-        output_text=plan.output(task, at),
-        output_ids=[int(x) for x in rng.integers(0, 4096, AR_LENGTH)],
+        output_text=output,
+        output_ids=ids,
         generated_tokens=tokens,
         nfe=forwards,
         nfe_block=0,
@@ -226,14 +238,15 @@ def _judge(plan: Plan, row: dict[str, Any], rng: np.random.Generator, at: int) -
         commit_steps=[1 + position * steps // AR_LENGTH for position in range(AR_LENGTH)],
     )
     for step, verdict in enumerate(verdicts, start=1):
+        places = [at for at, written in enumerate(row["commit_steps"]) if written == step]
         plan.steps.append(
             {
                 "sid": row["sid"],
                 "step": step,
                 "nfe": step,
-                "committed": [step - 1],
-                "tokens": [7],
-                "confidence": [0.9],
+                "committed": places,
+                "tokens": [row["output_ids"][place] for place in places],
+                "confidence": [float(np.float32(x)) for x in rng.uniform(size=len(places))],
                 "masked_left": AR_LENGTH - AR_LENGTH * step // steps,
                 "answer": str(at + 2 if verdict else at + 7),
                 "correct": verdict,
@@ -245,7 +258,18 @@ def _judge(plan: Plan, row: dict[str, Any], rng: np.random.Generator, at: int) -
 
 
 def _write(path: Path, plan: Plan) -> Path:
+    vocabulary = [
+        {
+            "model": model,
+            "token_id": token,
+            "text": "<|end|>" if token == END else chr(token),
+            "bytes": b"<|end|>" if token == END else chr(token).encode(),
+            "special": token == END,
+        }
+        for model, token in sorted(plan.letters)
+    ]
     tables = {"samples": plan.samples, "steps": plan.steps, "cells": plan.cells}
+    tables["vocabulary"] = vocabulary
     files, statuses = [], dict[str, int]()
     for name, rows in tables.items():
         if not rows:

@@ -48,7 +48,7 @@ def drafting(write_tables: MakeRun, empty_plan: Any, blank_row: Blank) -> Run:
             row = {**names, "sid": f"{cell_id}{at}", "sample_id": f"s{at}", "seed": 0}
             row |= {"status": "ok", "prompt": "p", "prompt_sha256": "0", "slots": 1}
             row |= {"decode_s": seconds, "latency_s": seconds, "nfe": 5, "token_forwards": 50}
-            row |= {"generated_tokens": 20, "device": "cpu"}
+            row |= {"generated_tokens": 20, "device": "cpu", "dtype": "float32"}
             row |= {"created_at": pd.Timestamp("2026-01-01", tz="UTC")}
             row |= {"metrics": [("nll", 20.0 + at), ("scored_tokens", 20.0)]}
             if drafted:
@@ -118,7 +118,7 @@ def test_drafts_by_hand(drafting: Run) -> None:
     ]
     lines = chart.panels[0].figure["data"]
     assert [trace["y"] for trace in lines] == [[0.8, 0.4], [0.6, 0.4], [0.5]]
-    assert lines[1]["x"] == pytest.approx([4 * 1.03, 8 * 1.03])
+    assert lines[1]["x"] == pytest.approx([4 * 1.04, 8 * 1.04])
     text = page(drafting)
     assert "Drafts</h3>" in text and "Quality against tokens a forward" in text
 

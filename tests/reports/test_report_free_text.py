@@ -80,6 +80,7 @@ def run(write_tables: Callable[..., Path], empty_plan: Any, blank_row: Blank) ->
                     decode_s=1.0,
                     latency_s=1.0,
                     device="cpu",
+                    dtype="float32",
                     slots=2,
                     created_at=pd.Timestamp("2026-01-01", tz="UTC"),
                 )
@@ -156,4 +157,4 @@ def test_the_page_has_all_three(run: Run) -> None:
 def _none() -> Any:
     from reports.speed import NOTHING, Speedup
 
-    return Speedup("0", None, None, NOTHING, NOTHING, "no autoregressive cell for this task")
+    return Speedup("0", None, None, *[NOTHING] * 4, "no autoregressive cell for this task")

@@ -87,6 +87,15 @@ def test_other_schema_version(make_run: MakeRun) -> None:
         load(path)
 
 
+def test_a_run_of_the_version_before_is_read(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    listed = json.loads((path / "_SUCCESS.json").read_text())["files"]
+    older = [entry for entry in listed if entry["table"] != "vocabulary"]
+    edit(path / "_SUCCESS.json", schema_version=3, files=older)
+    run = load(path)
+    assert len(run.samples) == 6 and run.files["vocabulary"] == ()
+
+
 def test_a_changed_file_is_not_trusted(make_run: MakeRun) -> None:
     path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
     part = path / "samples" / "part-00000.parquet"

@@ -82,6 +82,7 @@ def by_hand(write_tables: MakeRun, empty_plan: Any, blank_row: Blank) -> Run:
                     oscillated=lost,
                     converged_step=converged,
                     device="cpu",
+                    dtype="float32",
                     slots=8,
                     created_at=pd.Timestamp("2026-01-01", tz="UTC"),
                 )
@@ -189,6 +190,7 @@ def test_what_a_second_model_did_is_summed_up(
             row |= {"sample_id": f"s{at}", "seed": 0, "status": "ok", "correct": 1}
             row |= {"decode_s": 1.0, "latency_s": 1.0, "generated_tokens": 6, "slots": 8}
             row |= {"device": "remote:there" if cell_id == "far" else "cpu", "prompt": "p"}
+            row |= {"dtype": "float32"}
             row |= {"prompt_sha256": "0", "created_at": pd.Timestamp("2026-01-01", tz="UTC")}
             row |= counts.get(cell_id, [{}, {}])[at]
             empty_plan.samples.append(blank_row("samples", **row))

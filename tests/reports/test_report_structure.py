@@ -59,6 +59,7 @@ def row(decoder: str, category: str, at: int, repeat: int) -> dict[str, Any]:
         "tokens_per_forward": TOKENS / forwards,
         "metrics": list(metrics.items()),
         "device": "cpu",
+        "dtype": "float32",
         "slots": 1,
         "created_at": CREATED,
     }

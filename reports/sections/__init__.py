@@ -1,0 +1,1 @@
+"""The parts of `report.html`, a module and a template each."""
