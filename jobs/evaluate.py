@@ -23,6 +23,7 @@ from cluster.pipeline import block_rows, run
 from cluster.session import Pool, plan_pool, session
 from cluster.sids import Sids
 from cluster.store import Store
+from cluster.usage import Usage
 from decoders.remote import key_of
 from decoders.remote import probe as ask_server
 from evaluators import sandbox
@@ -65,7 +66,7 @@ def _evaluate(plan: Plan, out: Store, lock: Lock, screen: Console) -> int:
 
 def _compute(plan: Plan, out: Store, lock: Lock, screen: Console) -> None:
     """Decodes what is missing and commits the run."""
-    began = time.monotonic()
+    began, usage = time.monotonic(), Usage()
     created = datetime.now(UTC).isoformat(timespec="seconds")
     total = manifest.write(plan.batches(), out, commit.MANIFEST_FILE)
     screen.print(
@@ -94,7 +95,7 @@ def _compute(plan: Plan, out: Store, lock: Lock, screen: Console) -> None:
         if not out.exists("run.json"):
             out.put_json("run.json", _facts(plan, created, pools, programs))
         slots = max(cell.slots for cell in plan.cells)
-        with Display(total, statuses, screen, out) as display:
+        with Display(total, statuses, screen, out, usage) as display:
 
             def progress(ended: Counter[str]) -> None:
                 lock.check()
@@ -114,12 +115,18 @@ def _compute(plan: Plan, out: Store, lock: Lock, screen: Console) -> None:
                     row_timeout_s=plan.config.cluster.row_timeout_s,
                     warmup=plan.config.cluster.warmup,
                     progress=progress,
+                    usage=usage,
                 )
     for mode in pending:
         out.delete(_pending_file(mode))
     lock.check()
-    wall = {"created_at": created, "wall_s": round(time.monotonic() - began, 1)}
-    commit.commit(out, plan.run_id, plan.cells, {**wall, "config_digest": plan.digest})
+    facts = {
+        "created_at": created,
+        "wall_s": round(time.monotonic() - began, 1),
+        "decoding_share": usage.share,
+        "config_digest": plan.digest,
+    }
+    commit.commit(out, plan.run_id, plan.cells, facts)
 
 
 def _cut(table: pa.Table) -> int:
@@ -144,14 +151,8 @@ def _pending(plan: Plan, out: Store, done: Sids) -> dict[Mode, int]:
     """Writes the rows that have no result yet, a file for each mode; how many each has."""
     rows: dict[Mode, int] = {}
     for mode in plan.config.modes:
-
-        def missing(mode: Mode = mode) -> Iterator[pa.Table]:
-            for table in manifest.read(out, commit.MANIFEST_FILE):
-                of_mode = pa.array([each == mode for each in table["mode"].to_pylist()])
-                lacking = pa.array(done.places(table["sid"].to_pylist()) < 0)
-                yield table.filter(pc.and_(of_mode, lacking))
-
-        rows[mode] = manifest.write(missing(), out, _pending_file(mode))
+        missing = manifest.missing(out, commit.MANIFEST_FILE, mode, done)
+        rows[mode] = manifest.write(missing, out, _pending_file(mode))
         if not rows[mode]:
             out.delete(_pending_file(mode))
             del rows[mode]

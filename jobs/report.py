@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs.errors import run_main
 from jobs.progress import console
 from reports.analysis import analyse
+from reports.explorer.pack import CAPS, Caps
 from reports.render import write_report
 from reports.several import load_all
 from reports.terminal_structure import summaries
@@ -26,14 +27,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="default: report.html in the run; of several runs: report.html here",
     )
+    parser.add_argument(
+        "--samples",
+        type=_caps,
+        default=CAPS,
+        metavar="N|all",
+        help=f"rows to explore in the page; default: {CAPS.rows:,}, or what fits",
+    )
     options = parser.parse_args(arguments)
     screen = console()
     found = analyse(load_all(options.runs))
-    report = write_report(found, options.out)
+    report = write_report(found, options.out, options.samples)
     for shown in summaries(found):
         screen.print(shown)
     screen.print(f"report: {report}", soft_wrap=True)
     return 0
+
+
+def _caps(text: str) -> Caps:
+    """What `--samples` lets in, however large the files get."""
+    if text == "all":
+        return Caps(None, None)
+    if text.isdecimal() and int(text) > 0:
+        return Caps(int(text), None)
+    raise argparse.ArgumentTypeError(f"give a number of rows from 1 on, or all; got {text!r}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from reports.load import ReportError
-from reports.render import write_page
+from reports.pages import write_page
 from reports.text import shortened, visible
 
 VERDICT = "verdict.json"

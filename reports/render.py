@@ -2,15 +2,15 @@
 
 import base64
 import hashlib
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from reports.analysis import Analysis, analyse
+from reports.explorer.folder import folder_of, publish
+from reports.explorer.pack import CAPS, Caps, Explorer, explore
 from reports.load import ReportError, Run
 from reports.sections.base import Section, asset, environment
 from reports.sections.cells import all_cells
@@ -24,64 +24,83 @@ from reports.sections.speed import speed
 from reports.sections.structure import structure
 from reports.text import moment, script_json
 
-SCRIPTS = ("report.js",)
-"""The page's own scripts below `html/`, in the order in which they run, after plotly."""
+SCRIPTS = (
+    "report.js",
+    "explorer/data.js",
+    "explorer/replay.js",
+    "explorer/list.js",
+    "explorer/canvas.js",
+    "explorer/sample.js",
+    "explorer/explorer.js",
+)
+"""Parts of the page's own script below `html/`, in their order; it runs after plotly."""
+
+STYLES = ("report.css", "explorer/explorer.css")
 
 
-def render(run_dir: Path, out: Path | None = None) -> Path:
+def render(run_dir: Path, out: Path | None = None, caps: Caps = CAPS) -> Path:
     """Writes the report of a finished run to `out` (default: RUN/report.html), atomically.
 
     Raises ReportError where the run is missing, unfinished or not what it says it is, and where
     `out` cannot be written.
     """
-    return write_report(analyse(Path(run_dir)), out)
+    return write_report(analyse(Path(run_dir)), out, caps)
 
 
-def write_report(found: Analysis, out: Path | None = None) -> Path:
-    """Writes the page of one or several runs to `out`, atomically. The default is report.html in
-    the run, or in the working directory where there are several.
+def write_report(found: Analysis, out: Path | None = None, caps: Caps = CAPS) -> Path:
+    """Writes the page of one or several runs to `out`, atomically, and, where they are too many for
+    a page, the samples that `caps` lets in to a folder beside it. The default is report.html in the
+    run, or in the working directory where there are several.
 
     Raises ReportError where `out` cannot be written.
     """
     out = Path(out or ("" if len(found.members) > 1 else found.run.path) / Path("report.html"))
-    text = page(found)
+    text, files = _page(found, folder_of(out).name, caps)
     try:
-        write_page(out, text)
+        publish(out, text, files)
     except OSError as error:
         raise ReportError(f"{out} cannot be written: {error.strerror or error}") from error
     return out
 
 
 def page(run: Run | Analysis) -> str:
-    """The whole report as HTML text."""
-    found = analyse(run)
-    return assemble(
-        found,
-        (
-            findings(found),
-            setting(found),
-            quality(found),
-            convergence(found),
-            speed(found),
-            structure(found),
-            all_cells(found),
-            samples(found),
-            notes(found),
-        ),
+    """The whole report as HTML text, as it stands in `report.html`."""
+    return _page(analyse(run), folder_of(Path("report.html")).name, CAPS)[0]
+
+
+def _page(found: Analysis, folder: str, caps: Caps) -> tuple[str, Mapping[str, str]]:
+    """The page and the files of its folder."""
+    explorer = explore(found, folder, caps)
+    return assemble(found, sections(found, explorer), explorer), explorer.files
+
+
+def sections(found: Analysis, explorer: Explorer) -> tuple[Section, ...]:
+    """What the page of one run is made of."""
+    return (
+        findings(found),
+        setting(found),
+        quality(found),
+        convergence(found),
+        speed(found),
+        structure(found),
+        all_cells(found),
+        samples(explorer),
+        notes(found),
     )
 
 
-def assemble(found: Analysis, sections: Sequence[Section]) -> str:
+def assemble(found: Analysis, sections: Sequence[Section], explorer: Explorer) -> str:
     """The sections in one page, with what they are drawn by."""
     run = found.run
-    scripts = [_inline(text) for text in (get_plotlyjs(), *map(asset, SCRIPTS))]
+    own = "\n".join(['"use strict";', "{", *map(asset, SCRIPTS), "}"])
+    scripts = [_inline(text) for text in (get_plotlyjs(), own)]
     figures = {name: figure for part in sections for name, figure in part.figures().items()}
     return (
         environment()
         .get_template("report.html.j2")
         .render(
-            policy=_policy(*scripts),
-            css=Markup(asset("report.css")),
+            policy=_policy(scripts, explorer.nonce),
+            css=Markup("\n".join(map(asset, STYLES))),
             title=", ".join(found.labels) or run.run_id,
             runs=len(found.members),
             created=moment(run.success.get("created_at")),
@@ -90,6 +109,7 @@ def assemble(found: Analysis, sections: Sequence[Section]) -> str:
             rows=len(run.samples),
             sections=[section.html() for section in sections],
             figures=Markup(script_json(figures)),
+            explorer=Markup(script_json(explorer.data)),
             scripts=scripts,
         )
     )
@@ -104,29 +124,18 @@ def _inline(script: str) -> Markup:
     return Markup(script)
 
 
-def _policy(*scripts: str) -> str:
-    """Content-Security-Policy: no network at all, no script but the page's own.
+def _policy(scripts: Sequence[str], nonce: str | None) -> str:
+    """Content-Security-Policy: no network at all, no script but the page's own, and those of its
+    folder where it has one: from disk a browser checks no digest of a file, only a nonce.
 
     Inline styles stay allowed: plotly adds style elements and attributes of its own. They cannot
     leak anything where nothing may be requested.
     """
     digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
     allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    if nonce is not None:
+        allowed += f" 'nonce-{nonce}'"
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def write_page(out: Path, text: str) -> None:
-    """A reader sees the old page or the new one, never half of it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, out)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

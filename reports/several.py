@@ -28,11 +28,10 @@ class Several(Run):
         """The ids of all, in the order given."""
         return ", ".join(run.run_id for run in self.members)
 
-    def traced(self) -> frozenset[str]:
-        """The sids that have step rows."""
-        return frozenset(
-            _mark(at, sid) for at, run in enumerate(self.members) for sid in run.traced()
-        )
+    def traces(self, cell_id: str) -> pd.DataFrame:
+        """As of a single run."""
+        number, _, own = cell_id.partition(":")
+        return self.members[int(number)].traces(own)
 
     def digests(self) -> pd.DataFrame:
         """As of a single run."""

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 KINDS = {
     ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
     ".json": "application/json",
     ".csv": "text/csv; charset=utf-8",
     ".parquet": "application/octet-stream",

@@ -1,9 +1,16 @@
-"""A few samples to read."""
+"""The samples, to be filtered and replayed."""
 
-from reports.analysis import Analysis
-from reports.examples import examples
+from reports.explorer.pack import Explorer
 from reports.sections.base import Section
 
 
-def samples(found: Analysis) -> Section:
-    return Section("samples", {"examples": examples(found.run, found.cells)})
+def samples(explorer: Explorer) -> Section:
+    return Section(
+        "samples",
+        {
+            "held": explorer.held,
+            "rows": explorer.rows,
+            "has_words": explorer.has_words,
+            "folder": explorer.data.get("folder"),
+        },
+    )

@@ -52,6 +52,8 @@ class Plan:
     task_version: str = "1"
     letters: set[tuple[str, int]] = field(default_factory=set)
     """(model, token id) of the vocabulary."""
+    words: dict[int, bytes] = field(default_factory=dict)
+    """Tokens that are no letters."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     cells: list[dict[str, Any]] = field(default_factory=list)
@@ -63,6 +65,16 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
     def make(name: str = "run", **settings: Any) -> Path:
         return write_run(tmp_path / name, Plan(**settings))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """As `make_run`, for runs that tests share; `change` may edit the Plan before it is written."""
+
+    def make(change: Callable[[Plan], None] | None = None, **settings: Any) -> Path:
+        return write_run(tmp_path_factory.mktemp("runs") / "run", Plan(**settings), change)
 
     return make
 
@@ -92,13 +104,15 @@ def empty_plan() -> Plan:
     return Plan(tasks=())
 
 
-def write_run(path: Path, plan: Plan) -> Path:
+def write_run(path: Path, plan: Plan, change: Callable[[Plan], None] | None = None) -> Path:
     for task in plan.tasks:
         for mode in plan.modes:
             for steps in plan.budgets:
                 _cell(plan, task, plan.model, "llada", steps, mode)
             if plan.ar:
                 _cell(plan, task, "tiny-ar", "ar", AR_LENGTH, mode)
+    if change is not None:
+        change(plan)
     return _write(path, plan)
 
 
@@ -257,13 +271,22 @@ def _judge(plan: Plan, row: dict[str, Any], rng: np.random.Generator, at: int) -
         )
 
 
+def _text(data: bytes) -> str | None:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def _write(path: Path, plan: Plan) -> Path:
+    texts = {token: chr(token).encode() for _, token in plan.letters} | {END: b"<|end|>"}
+    texts |= plan.words
     vocabulary = [
         {
             "model": model,
             "token_id": token,
-            "text": "<|end|>" if token == END else chr(token),
-            "bytes": b"<|end|>" if token == END else chr(token).encode(),
+            "text": _text(texts[token]),
+            "bytes": texts[token],
             "special": token == END,
         }
         for model, token in sorted(plan.letters)

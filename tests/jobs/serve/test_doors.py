@@ -48,6 +48,9 @@ def test_pages_stay_below_their_root(tmp_path: Path) -> None:
     (root / "link.html").symlink_to(tmp_path / "out.html")
     assert page(root, "run").status_code == 200
     assert page(root, "run/report.html").status_code == 200
+    (root / "run" / "report.data").mkdir()
+    (root / "run" / "report.data" / "0a.js").write_text("part()")
+    assert page(root, "run/report.data/0a.js").media_type == "text/javascript; charset=utf-8"
     for path in (
         "",
         "../out.html",
