@@ -1,6 +1,7 @@
 """`python -m jobs.report`: the report of finished runs, made again from their Parquet files."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from jobs.errors import run_main
 from jobs.progress import console
 from reports.analysis import analyse
 from reports.explorer.pack import CAPS, Caps
+from reports.load import ReportError
+from reports.markdown import markdown
+from reports.pages import write_page
 from reports.render import write_report
 from reports.several import load_all
 from reports.terminal_structure import summaries
@@ -28,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="default: report.html in the run; of several runs: report.html here",
     )
     parser.add_argument(
+        "--format",
+        choices=("html", "markdown"),
+        default="html",
+        help="markdown: for a pull request; printed, or written to --out",
+    )
+    parser.add_argument(
         "--samples",
         type=_caps,
         default=CAPS,
@@ -37,11 +47,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     screen = console()
     found = analyse(load_all(options.runs))
+    if options.format == "markdown":
+        _put(markdown(found), options.out)
+        return 0
     report = write_report(found, options.out, options.samples)
     for shown in summaries(found):
         screen.print(shown)
     screen.print(f"report: {report}", soft_wrap=True)
     return 0
+
+
+def _put(text: str, out: Path | None) -> None:
+    if out is None:
+        sys.stdout.write(text)
+        return
+    try:
+        write_page(out, text)
+    except OSError as error:
+        raise ReportError(f"{out} cannot be written: {error.strerror or error}") from error
 
 
 def _caps(text: str) -> Caps:
