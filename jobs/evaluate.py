@@ -32,7 +32,8 @@ from jobs.errors import UserError, run_main
 from jobs.options import config_of, run_options
 from jobs.plan import Plan
 from jobs.progress import Display, console
-from reports.render import render
+from reports.analysis import analyse
+from reports.render import beside, write_report
 from reports.terminal_structure import summaries
 
 
@@ -55,11 +56,12 @@ def _evaluate(plan: Plan, out: Store, lock: Lock, screen: Console) -> int:
         with _begun_or_nothing(out):
             _compute(plan, out, lock, screen)
     with _as_local(out) as folder:
-        report = render(folder)
-        for shown in summaries(folder):
+        found = analyse(folder)
+        report = write_report(found)
+        for shown in summaries(found):
             screen.print(shown)
         if out.local is None:
-            out.put(report.name, report.read_bytes())
+            out.put_all(folder, [*beside(report), report])
     screen.print(f"report: {out.path(report.name)}", soft_wrap=True)
     return 0
 

@@ -83,8 +83,8 @@ def cell_table(run: Run) -> pd.DataFrame:
       bootstrap over samples; `early_commit_share` of the samples that could end in an early commit,
       Wilson, and `steps_saved`, the part of their budgets that was not used, bootstrap;
     - `guider`: an autoregressive cell whose model guides another cell of its kind;
-    - `run`: empty, and `benchmark`: the task; of several runs together (`reports.several`) the
-      run's label, and the task as the run knows it.
+    - `run`: empty, `benchmark`: the task, `line`: the series; of several runs together
+      (`reports.several`) the run's label, and task and series as the run knows them.
 
     Repeats of a sample are drawn together: they depend on each other, so they are no larger n.
     """
@@ -98,6 +98,7 @@ def cell_table(run: Run) -> pd.DataFrame:
     table["series"] = [
         series_name(row["model"], row["decoder"], row["variant"]) for row in records(table)
     ]
+    table["line"] = table["series"]
     # A cell measured in both modes decodes the same tokens; quality is shown once.
     table["shown"] = table["mode"] == table.groupby(["task", "series"])["mode"].transform(
         lambda modes: "throughput" if (modes == "throughput").any() else modes.iloc[0]

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from reports.cells import cell_table
 from reports.load import ReportError, Run, load
+from reports.text import visible
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,10 @@ def labels(paths: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell them apart."""
     whole = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, whole)) + 1):
-        found = ["/".join(parts[-length:]) for parts in whole]
+        found = [visible("/".join(parts[-length:])) for parts in whole]
         if len(set(found)) == len(found):
             return found
-    return [str(path) for path in paths]
+    return [visible(str(path)) for path in paths]
 
 
 def all_cells(run: Run) -> pd.DataFrame:
