@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from math import isfinite
+from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import quote
@@ -142,8 +142,8 @@ def _counts(success: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(statuses, dict) or not all(isinstance(n, int) for n in statuses.values()):
         raise BrokenError("_SUCCESS.json does not count its statuses")
     lost = {name: n for name, n in statuses.items() if name not in ("ok", "not_executed")}
-    known = isinstance(wall_s, int | float) and isfinite(wall_s) and wall_s > 0
-    return {"rows": rows, "lost": lost, "wall_s": float(wall_s) if known else None}
+    known = float(wall_s) if isinstance(wall_s, int | float) else 0.0
+    return {"rows": rows, "lost": lost, "wall_s": known if 0 < known < inf else None}
 
 
 def _cells(folder: Path, success: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +161,8 @@ def _cells(folder: Path, success: dict[str, Any]) -> dict[str, Any]:
     accuracies: dict[Key, float] = {}
     for row in rows:
         *key, metrics = (row.get(name) for name in _COLUMNS)
-        value = next((metrics[name] for name in ACCURACIES if name in (metrics or {})), None)
+        found: dict[str, float] = dict(metrics or {})
+        value = next((found[name] for name in ACCURACIES if name in found), None)
         if value is not None and 0 <= value <= 1:
             accuracies.setdefault(tuple(key), value)
     return {

@@ -1,7 +1,7 @@
 """How long the report of a large run takes, and how much memory.
 
-`python -m tests.report_scale --samples 1000000 --steps 10000000` makes a run up, has a fresh process
-make its report as `jobs.report` does, says where the time went, and removes the files.
+`python -m tests.report_scale --samples 1000000 --steps 10000000` makes a run up, has a fresh
+process make its report as `jobs.report` does, says where the time went, and removes the files.
 """
 
 import argparse
