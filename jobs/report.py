@@ -2,6 +2,7 @@
 the page of all runs of a folder."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from jobs.progress import console
 from reports.analysis import analyse
 from reports.explorer.pack import CAPS, Caps
 from reports.index import write_index
+from reports.load import ReportError
+from reports.markdown import markdown
+from reports.pages import write_page
 from reports.render import write_report
 from reports.several import load_all
 from reports.terminal_structure import summaries
@@ -28,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         metavar="FILE",
         help="default: report.html in the run; of several runs: report.html here",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("html", "markdown"),
+        default="html",
+        help="markdown: for a pull request; printed, or written to --out",
     )
     parser.add_argument(
         "--samples",
@@ -50,11 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         screen.print(f"index: {write_index(options.index)}", soft_wrap=True)
         return 0
     found = analyse(load_all(options.runs))
+    if options.format == "markdown":
+        _put(markdown(found), options.out)
+        return 0
     report = write_report(found, options.out, options.samples)
     for shown in summaries(found):
         screen.print(shown)
     screen.print(f"report: {report}", soft_wrap=True)
     return 0
+
+
+def _put(text: str, out: Path | None) -> None:
+    if out is None:
+        sys.stdout.write(text)
+        return
+    try:
+        write_page(out, text)
+    except OSError as error:
+        raise ReportError(f"{out} cannot be written: {error.strerror or error}") from error
 
 
 def _caps(text: str) -> Caps:
