@@ -1,4 +1,5 @@
-"""`python -m jobs.report`: the report of finished runs, made again from their Parquet files."""
+"""`python -m jobs.report`: the report of finished runs, made again from their Parquet files, and
+the page of all runs of a folder."""
 
 import argparse
 import sys
@@ -9,6 +10,7 @@ from jobs.errors import run_main
 from jobs.progress import console
 from reports.analysis import analyse
 from reports.explorer.pack import CAPS, Caps
+from reports.index import write_index
 from reports.load import ReportError
 from reports.markdown import markdown
 from reports.pages import write_page
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write the HTML report of finished runs and print their summary table.",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run directory; several are compared"
+        "runs", nargs="*", type=Path, metavar="RUN", help="run directory; several are compared"
     )
     parser.add_argument(
         "--out",
@@ -44,8 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N|all",
         help=f"rows to explore in the page; default: {CAPS.rows:,}, or what fits",
     )
+    parser.add_argument(
+        "--index",
+        type=Path,
+        metavar="ROOT",
+        help="write ROOT/index.html instead: all runs in ROOT and its folders",
+    )
     options = parser.parse_args(arguments)
+    if bool(options.runs) == (options.index is not None):
+        parser.error("give either runs, or the folder of all runs with --index")
     screen = console()
+    if options.index is not None:
+        screen.print(f"index: {write_index(options.index)}", soft_wrap=True)
+        return 0
     found = analyse(load_all(options.runs))
     if options.format == "markdown":
         _put(markdown(found), options.out)
