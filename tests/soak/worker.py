@@ -121,3 +121,22 @@ class LoadCrashedWorker(SoakWorker):
     def _start(self, cell: Cell) -> _Running:
         os.kill(os.getpid(), signal.SIGSEGV)
         return super()._start(cell)
+
+
+class SplitWorker(DecodeWorker):
+    """A real one, its models split over two processes, of which the second is killed once, when the
+    first rows have ended."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more, tensor_parallel=2)
+        parts = Store.open(more["parts"]).local
+        assert parts is not None
+        self._killed = parts.parent / "killed"
+
+    def _hand_over(self, results: list[Result]) -> None:
+        super()._hand_over(results)
+        if results and not self._killed.exists():
+            assert self._ranks is not None
+            (pid,) = self._ranks.pids
+            self._killed.write_text(str(pid))
+            os.kill(pid, signal.SIGKILL)
