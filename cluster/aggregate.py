@@ -1,7 +1,7 @@
 """Rows of the `cells` table: counts, shares and the tasks' own aggregates, cell by cell."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,17 +39,17 @@ class Aggregates:
     def __init__(self, run_id: str, cells: Sequence[Cell], rows: Mapping[str, int]) -> None:
         self._run_id, self._rows = run_id, rows
         self._cells = {cell.cell_id: cell for cell in cells}
-        self._open: dict[str, _Open] = {}
+        self._open: defaultdict[str, _Open] = defaultdict(_Open)
         self._ended: dict[str, dict[str, Any]] = {}
         self.statuses: Counter[str] = Counter()
 
     def add(self, samples: pa.Table) -> None:
         for cell_id, of_cell in _by_cell(samples):
             if self._cells[cell_id].kind.compare is not None:
-                self._open.setdefault(cell_id, _Open()).features.add(of_cell)
+                self._open[cell_id].features.add(of_cell)
         for row in samples.select([*_SCORED, *_COUNTED]).to_pylist():
             cell_id = row["cell_id"]
-            cell = self._open.setdefault(cell_id, _Open())
+            cell = self._open[cell_id]
             cell.statuses[row["status"]] += 1
             self.statuses[row["status"]] += 1
             _count(row, cell.counts)

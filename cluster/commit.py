@@ -22,7 +22,7 @@ from cluster import manifest
 from cluster.aggregate import Aggregates
 from cluster.cells import Cell
 from cluster.parts import PART, SAMPLES_PART, STEPS_PART, read_parts, set_aside
-from cluster.sids import Sids, as_bytes
+from cluster.sids import SID, Sids, as_bytes
 from cluster.store import Store
 from cluster.vocabulary import Vocabulary
 from reports.schema import CELLS, SAMPLES, SCHEMA_VERSION, STEPS
@@ -31,7 +31,7 @@ SUCCESS = "_SUCCESS.json"
 MANIFEST_FILE = "manifest.parquet"
 
 CHUNK_ROWS = 4096
-HELD_BYTES = 64 * 2**20
+HELD_BYTES = 32 * 2**20
 """Of parts that the next rows may need too."""
 
 
@@ -103,16 +103,18 @@ class _Merge:
 
     def __init__(self, run: Store) -> None:
         self._run, self._parts = run, run.child("parts")
-        found = [as_bytes([])]
+        self.rows = manifest.count(run, MANIFEST_FILE)
+        sids, filled = np.empty(self.rows, SID), 0
         for table in manifest.read(run, MANIFEST_FILE, ["sid"]):
-            found.append(as_bytes(table["sid"].to_pylist()))
-        sids = np.concatenate(found)
-        self.rows, index = len(sids), Sids(sids)
+            sids[filled : filled + table.num_rows] = as_bytes(table["sid"])
+            filled += table.num_rows
+        index = Sids(sids)
+        del sids
         self._part_of: npt.NDArray[np.int32] = np.full(self.rows, -1, np.int32)
         self._row_of: npt.NDArray[np.int32] = np.zeros(self.rows, np.int32)
         self._stems: list[str] = []
         for stem, table in read_parts(self._parts, ["sid"]):
-            places = index.places(table["sid"].to_pylist())
+            places = index.places(table["sid"])
             places, rows = np.unique(places, return_index=True)
             fresh = (places >= 0) & (self._part_of[places] < 0)
             self._part_of[places[fresh]] = len(self._stems)
@@ -120,6 +122,7 @@ class _Merge:
             self._stems.append(stem)
         self.missing = int((self._part_of < 0).sum())
         self._held: OrderedDict[int, tuple[pa.Table, pa.Table]] = OrderedDict()
+        self._held_bytes = 0
 
     def rows_of_cells(self) -> Counter[str]:
         found: Counter[str] = Counter()
@@ -155,8 +158,9 @@ class _Merge:
             except (pa.ArrowException, OSError) as error:
                 set_aside(self._parts, stem, error)
                 raise CommitError(f"part {stem} is broken and was set aside: {error}") from error
-            while len(self._held) > 1 and sum(map(_bytes, self._held.values())) > HELD_BYTES:
-                self._held.popitem(last=False)
+            self._held_bytes += _bytes(self._held[part])
+            while len(self._held) > 1 and self._held_bytes > HELD_BYTES:
+                self._held_bytes -= _bytes(self._held.popitem(last=False)[1])
         self._held.move_to_end(part)
         return self._held[part]
 

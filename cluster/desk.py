@@ -80,6 +80,11 @@ class Leases:
             actor, node = context.get_actor_id() or "", context.get_node_id()
         self._holder = Holder(f"{os.getpid()}-{uuid.uuid4().hex}", actor, node)
 
+    @property
+    def actor(self) -> str:
+        """What the worker has in common with its lives before."""
+        return self._holder.actor
+
     def start(self, sids: Sequence[str], ended: Sequence[str]) -> list[Answer]:
         answers: list[Answer] = self._ask("start", self._holder, list(sids), list(ended))
         return answers

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.cells import Cell
+from cluster.cells import Cell, Mode
+from cluster.sids import Sids
 from cluster.store import Store
 from evaluators import Prompt, Sample
 
@@ -58,7 +60,9 @@ class Item:
 Items = Callable[[Cell], Sequence[Item]]
 
 
-ROW_GROUP = 8192
+ROW_GROUP = 2048
+CHUNK_ROWS = 1024
+"""Rows that are Python objects at once."""
 
 
 def build(cells: Iterable[Cell], items: Items) -> pa.Table:
@@ -68,7 +72,7 @@ def build(cells: Iterable[Cell], items: Items) -> pa.Table:
 
 def batches(cells: Iterable[Cell], items: Items) -> Iterator[pa.Table]:
     """One row for each (cell, sample, repeat): by engine, then by cell, the longest rows first; a
-    table a cell.
+    few tables a cell.
 
     Rows of one engine stand together, so that its slots drain once; rows of one cell, so that a
     batch is of one kind and its time is that cell's own; and neighbours of like length leave little
@@ -76,33 +80,39 @@ def batches(cells: Iterable[Cell], items: Items) -> Iterator[pa.Table]:
     should be short, so that workers end together.
     """
     for cell in _by_engine(cells):
-        of_cell: list[dict[str, Any]] = []
-        for item in items(cell):
-            sample, prompt = item.sample, item.prompt
-            length = cell.decoder.span(len(item.prompt_ids), item.block)
-            length += max(map(len, item.choices), default=0)
-            of_cell.append(
-                {
-                    "sid": cell.sid(sample, prompt, item.repeat),
-                    "cell_id": cell.cell_id,
-                    "model": cell.model.name,
-                    "mode": cell.mode,
-                    "sample_id": sample.sample_id,
-                    "repeat": item.repeat,
-                    "category": sample.category,
-                    "target": sample.target,
-                    "fields": json.dumps(dict(sample.fields)),
-                    "prompt": prompt.text,
-                    "prompt_sha256": prompt.sha256,
-                    "until": list(prompt.until),
-                    "prompt_ids": list(item.prompt_ids),
-                    "truncated_tokens": item.truncated_tokens,
-                    "choices": [list(choice) for choice in item.choices],
-                    "length": length,
-                }
-            )
-        of_cell.sort(key=lambda row: -row["length"])
-        yield pa.Table.from_pylist(of_cell, schema=MANIFEST)
+        of_cell = [(_length(cell, item), item) for item in items(cell)]
+        of_cell.sort(key=lambda found: -found[0])
+        for start in range(0, len(of_cell), CHUNK_ROWS):
+            rows = [_row(cell, *found) for found in of_cell[start : start + CHUNK_ROWS]]
+            yield pa.Table.from_pylist(rows, schema=MANIFEST)
+
+
+def _length(cell: Cell, item: Item) -> int:
+    """Positions that an item takes in all."""
+    span = cell.decoder.span(len(item.prompt_ids), item.block)
+    return span + max(map(len, item.choices), default=0)
+
+
+def _row(cell: Cell, length: int, item: Item) -> dict[str, Any]:
+    sample, prompt = item.sample, item.prompt
+    return {
+        "sid": cell.sid(sample, prompt, item.repeat),
+        "cell_id": cell.cell_id,
+        "model": cell.model.name,
+        "mode": cell.mode,
+        "sample_id": sample.sample_id,
+        "repeat": item.repeat,
+        "category": sample.category,
+        "target": sample.target,
+        "fields": json.dumps(dict(sample.fields)),
+        "prompt": prompt.text,
+        "prompt_sha256": prompt.sha256,
+        "until": list(prompt.until),
+        "prompt_ids": list(item.prompt_ids),
+        "truncated_tokens": item.truncated_tokens,
+        "choices": [list(choice) for choice in item.choices],
+        "length": length,
+    }
 
 
 def write(tables: Iterable[pa.Table], store: Store, name: str) -> int:
@@ -118,11 +128,24 @@ def write(tables: Iterable[pa.Table], store: Store, name: str) -> int:
     return rows
 
 
+def count(store: Store, name: str) -> int:
+    """The rows of a manifest."""
+    with store.input(name) as source:
+        return int(pq.read_metadata(source).num_rows)
+
+
 def read(store: Store, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """A manifest, some thousand rows at once."""
     with store.input(name) as source:
         for batch in pq.ParquetFile(source).iter_batches(ROW_GROUP, columns=columns):
             yield pa.Table.from_batches([batch])
+
+
+def missing(store: Store, name: str, mode: Mode, done: Sids) -> Iterator[pa.Table]:
+    """The manifest's rows of a mode that have no result yet."""
+    for table in read(store, name):
+        lacking = pa.array(done.places(table["sid"]) < 0)
+        yield table.filter(pc.and_(pc.equal(table["mode"], mode), lacking))
 
 
 def _regrouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

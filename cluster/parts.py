@@ -128,7 +128,7 @@ def finished(store: Store) -> tuple[Sids, Counter[str]]:
     found: list[npt.NDArray[Any]] = [as_bytes([])]
     statuses: Counter[str] = Counter()
     for _, table in read_parts(store, ["sid", "status"]):
-        found.append(as_bytes(table["sid"].to_pylist()))
+        found.append(as_bytes(table["sid"]))
         statuses.update(table["status"].to_pylist())
     done = Sids(np.concatenate(found))
     return done, statuses

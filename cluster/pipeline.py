@@ -9,6 +9,7 @@ from cluster.desk import open_desk
 from cluster.placement import reserved
 from cluster.session import Pool
 from cluster.store import Store
+from cluster.usage import Usage
 from cluster.worker import FAILED, DecodeWorker
 
 CALLS_IN_FLIGHT = 4
@@ -28,11 +29,12 @@ def run(
     row_timeout_s: float,
     wait_s: float,
     progress: Callable[[Counter[str]], None],
+    usage: Usage,
     worker: type[DecodeWorker] = DecodeWorker,
 ) -> None:
     """Decodes every row of the manifest file of that name in the run's store. `progress` is told
-    the statuses of each ended block; `warmup` rows of each engine are decoded twice, and counted
-    once.
+    the statuses of each ended block, and `usage` what its worker did; `warmup` rows of each engine
+    are decoded twice, and counted once.
 
     Rows are durable in the store's `parts` when this returns, and most of them seconds after they
     end. A worker that dies is started again, wherever there is room, and so are its rows.
@@ -51,6 +53,7 @@ def run(
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
 
+    usage.begin(pool.size)
     calls = calls_in_flight(max(cell.slots for cell in cells.values()), rows_per_block)
     with open_desk() as desk, reserved(pool, wait_s) as remote_args:
         dataset = (
@@ -86,6 +89,7 @@ def run(
                 for status, reason in zip(batch["status"], batch["error"], strict=True):
                     if status == FAILED:
                         raise PipelineError(f"a worker could not go on: {reason}")
+                usage.add(float(batch["busy_s"].sum()), float(batch["age_s"].max()))
                 progress(Counter(str(status) for status in batch["status"]))
         except ray.exceptions.RayError as error:
             raise PipelineError(f"Ray Data stopped: {_reason(error)}") from error

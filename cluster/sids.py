@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+
+SID = "S24"
 
 
-def as_bytes(sids: Sequence[str]) -> npt.NDArray[Any]:
+def as_bytes(sids: Sequence[str] | pa.ChunkedArray) -> npt.NDArray[Any]:
     """[N] fixed-width bytes."""
-    return np.array([sid.encode() for sid in sids], dtype="S24")
+    return np.asarray(sids, dtype=SID)
 
 
 class Sids:
@@ -24,8 +27,9 @@ class Sids:
         ordered = sids[order]
         fresh = np.ones(len(ordered), dtype=bool)
         fresh[1:] = ordered[1:] != ordered[:-1]
-        self._sorted = ordered[fresh]
-        self._places = order[fresh].astype(np.int64)
+        if not fresh.all():  # else without a copy: these are the driver's largest arrays
+            ordered, order = ordered[fresh], order[fresh]
+        self._sorted, self._places = ordered, order.astype(np.int64, copy=False)
 
     def __len__(self) -> int:
         return len(self._sorted)
@@ -33,7 +37,7 @@ class Sids:
     def __contains__(self, sid: str) -> bool:
         return bool(self.places([sid])[0] >= 0)
 
-    def places(self, sids: Sequence[str]) -> npt.NDArray[np.int64]:
+    def places(self, sids: Sequence[str] | pa.ChunkedArray) -> npt.NDArray[np.int64]:
         """[M] the index of each in the array that this was made of; -1 for a stranger."""
         wanted = as_bytes(sids)
         if not len(self._sorted):

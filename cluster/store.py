@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,13 @@ class Store:
         """Publishes a small file."""
         with self.writing(name) as stream:
             stream.write(content)
+
+    def put_all(self, folder: Path, paths: Iterable[Path]) -> None:
+        """Publishes files from below a folder here under the same names, in their order."""
+        for path in paths:
+            name = path.relative_to(folder).as_posix()
+            self.filesystem.create_dir(self.path(name).rpartition("/")[0], recursive=True)
+            self.put(name, path.read_bytes())
 
     def put_json(self, name: str, value: Any) -> None:
         self.put(name, (json.dumps(value, indent=2) + "\n").encode())

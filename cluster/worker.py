@@ -30,7 +30,9 @@ from cluster.keeper import RETRY_S, Keeper
 from cluster.leases import LOADS, Answer, Ledger
 from cluster.rows import Detokenizer, Place, Row, error_row, result_rows
 from cluster.store import Store
+from cluster.usage import Steps
 from cluster.watchdog import EXIT_CODE, Watchdog
+from cluster.witness import Witness
 from decoders import (
     Engine,
     Model,
@@ -113,6 +115,7 @@ class DecodeWorker:
         self._keeper = Keeper(Store.open(parts), self._leases)
         self._gate = Gate(self._leases, self._close)
         self._clocks = Clocks()
+        self._steps = Steps()
         self._row_timeout_s = row_timeout_s
         self._models: dict[tuple[str, str], Model] = {}
         """By digest and dtype: what two cells share is loaded once."""
@@ -129,8 +132,9 @@ class DecodeWorker:
         self._thread: threading.Thread | None = None
 
     async def __call__(self, batch: Batch) -> AsyncIterator[Batch]:
-        """Yields the status of each row once all of them are scored and durable; or one `FAILED`
-        with the reason, when the worker itself cannot go on."""
+        """Yields the status of each row once all of them are scored and durable, and in the first
+        row what `Steps` tells; or one `FAILED` with the reason, when the worker itself cannot go
+        on."""
         if self._thread is None:
             self._begin()
         loop = asyncio.get_running_loop()
@@ -146,9 +150,14 @@ class DecodeWorker:
                 await asyncio.sleep(RETRY_S)
         except Exception as error:
             # As data, since Ray keeps no more of a worker's exception than its printed form.
-            yield {"status": np.array([FAILED]), "error": np.array([f"{error}" or repr(error)])}
+            reason = np.array([f"{error}" or repr(error)])
+            told = {"busy_s": np.zeros(1), "age_s": np.zeros(1)}
+            yield {"status": np.array([FAILED]), "error": reason, **told}
         else:
-            yield {"status": np.array(statuses), "error": np.array([""] * len(statuses))}
+            rest = np.zeros(len(statuses) - 1)
+            busy_s, age_s = (np.append(told, rest) for told in self._steps.tell())
+            fine = np.array([""] * len(statuses))
+            yield {"status": np.array(statuses), "error": fine, "busy_s": busy_s, "age_s": age_s}
 
     def _begin(self) -> None:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -194,7 +203,7 @@ class DecodeWorker:
         for task in self._gate.take(self._running.key, slots - len(self._tasks), slots):
             self._submit(task, self._running)
         try:
-            return self._running.engine.step() if self._tasks else []
+            return self._passed(self._running) if self._tasks else []
         except Exception as error:
             self._break(error)
             return []
@@ -210,12 +219,16 @@ class DecodeWorker:
             self._submit(task, self._running)
             while self._tasks:
                 try:
-                    self._hand_over(self._running.engine.step())
+                    self._hand_over(self._passed(self._running))
                 except Exception as error:
                     self._break(error)
             self._settle()
             self._alone = None
         self._gate.suspects.popleft()
+
+    def _passed(self, running: _Running) -> list[Result]:
+        with self._steps.step():
+            return running.engine.step()
 
     def _break(self, error: Exception) -> None:
         """An engine raised: it is given up. The row that was alone in it has its error; of several
@@ -259,13 +272,14 @@ class DecodeWorker:
         if self._running is not None and self._running.key == cell.engine_key:
             return
         self._running = None
-        deaths = self._leases.loading()
+        deaths, witness = self._leases.loading(), Witness(self._leases.actor)
         if deaths >= LOADS:
             raise RuntimeError(
-                f"a worker died {deaths} times while it loaded {cell.model.name}; is there too "
-                "little memory?"
+                f"a worker died {deaths} times while it loaded {cell.model.name}, the last time "
+                f"{witness.last_words()}"
             )
-        self._running = self._start(cell)
+        with witness.watching():
+            self._running = self._start(cell)
         if not deaths:  # a row that kills must do so under its lease
             self._warm(self._running)
         self._leases.loaded()

@@ -59,6 +59,11 @@ class Batch:
     narrow: bool = False
     """The states of a pass are those that predict the window, not those of all that was fed."""
 
+    @property
+    def blind(self) -> bool:
+        """No schedule wants to know what the pass did."""
+        return all(ask.blind for ask in self.asks)
+
     def whole(self, name: str) -> Tensor:
         """An int64 column, [B]."""
         return self.table_BC[:, _COLUMN[name]]

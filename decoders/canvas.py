@@ -46,7 +46,8 @@ class SlotCache(Cache):
         for kind, fresh in enumerate((keys.to(values.dtype), values)):
             whole = self._grown(layer_idx, kind, fresh)
             whole[self._rows_B[:, None], :, self._positions_BQ] = fresh.transpose(1, 2)
-            rows = whole if self._rows_B.numel() == self._slots else whole[self._rows_B]
+            all_rows = self._rows_B.numel() == self._slots
+            rows = whole if all_rows else whole.index_select(0, self._rows_B)
             found.append(rows[:, :, : self._width])
         return found[0], found[1]
 

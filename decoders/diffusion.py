@@ -175,7 +175,7 @@ class DiffusionEngine:
         """Tells the schedule what its pass did and asks for the next one."""
         work = self._work[i]
         seen = Seen(0, 0, 0, False, -1, 0, False, 0.0)
-        if told is not None:
+        if told is not None and not work.ask.blind:  # alike, whether a neighbour wants to know
             *whole, gap = told
             masks, committed, edits, still_open, stop, tail, done = map(int, whole)
             seen = Seen(masks, committed, edits, bool(still_open), stop, tail, bool(done), gap)

@@ -65,8 +65,14 @@ class CounterNoise:
         vocabulary: int,
         wanted_BW: Tensor | None = None,
     ) -> Tensor:
+        return self.race_of(seeds_B, steps_B, positions_BW, range(vocabulary))
+
+    def race_of(
+        self, seeds_B: Tensor, steps_B: Tensor, positions_BW: Tensor, tokens: range
+    ) -> Tensor:
+        """`race` of some tokens, [B, W, V']."""
         keys_BW = self._keys(seeds_B, steps_B, positions_BW, TOKENS)
-        index_V = torch.arange(1, vocabulary + 1, device=keys_BW.device)
+        index_V = torch.arange(tokens.start + 1, tokens.stop + 1, device=keys_BW.device)
         return -_unit(_mix(keys_BW[..., None] + index_V * _GOLDEN)).log()
 
     def uniform(

@@ -132,7 +132,8 @@ class Passes:
 
     def _replayed(self, members: Sequence[Member], batch: Batch, traced: bool) -> Answer:
         """Forward and selection as one function of the table, which can be a graph."""
-        shape = (batch.fed, batch.window, (batch.canvas, batch.look) if traced else None)
+        look = (batch.canvas, batch.look) if traced else None
+        shape = (batch.fed, batch.window, look, batch.blind)
         key = (self.key(members[0]), _selection(batch.asks[0]), batch.narrow, shape)
 
         def whole(table_BC: Tensor) -> tuple[Tensor | None, Step | None]:
@@ -194,7 +195,7 @@ class Passes:
             self._propose(window, batch, states_BQD, blank_BQD if ask.guidance > 0 else None)
         window.write(self.canvas)
         step = self.tracer.keep(window, batch, look) if traced else None
-        return None if ask.blind else window.report(self.canvas, self._stops), step
+        return None if batch.blind else window.report(self.canvas, self._stops), step
 
     def _advance_states(self, window: Window) -> Callable[[Tensor, Tensor], Tensor]:
         """The joint sampler over whole rows: newest tokens and states in, states after them out."""
@@ -216,4 +217,4 @@ class Passes:
 
 def _selection(ask: Pass) -> Hashable:
     """Passes of one selection have one rule and sampler."""
-    return ask.rule, ask.sampler, ask.early is None, ask.edit, ask.blind, ask.marginal
+    return ask.rule, ask.sampler, ask.early is None, ask.edit, ask.marginal

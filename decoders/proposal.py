@@ -3,7 +3,7 @@
 Legend: B rows, Q positions fed, W positions of the window, V vocabulary, D width, S slots.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,18 +11,23 @@ from torch import Tensor
 
 from decoders.batch import Batch
 from decoders.models.base import Model
-from decoders.noise import Noise
+from decoders.noise import CounterNoise, Noise
 from decoders.peaks import Peaks
 from decoders.sampling import (
     Credit,
     Sampler,
-    categorical,
     categorical_confidence,
+    categorical_scores,
     filtered,
-    gumbel_argmax,
+    gumbel_scores,
+    leader,
 )
+from decoders.schedule import Pass
 from decoders.selection import Chance
 from decoders.window import Window
+
+RACED = 2**24
+"""Numbers of a race that are held at once, in float64 and a few times over."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,19 @@ class Draws:
         chosen[taken[(taken >= 0) & (taken < size)]] = True
         return chosen & (scores_W > -torch.inf)
 
-    def race(self, vocabulary: int) -> Tensor:
-        window = self.window
-        return self.noise.race(*self._keys, window.positions_BW, vocabulary, self.wanted_BW)
+    def races(self, vocabulary: int) -> Iterator[tuple[slice, Tensor]]:
+        """Exponential variates [B, W, V'] of the tokens, in parts that are no larger than `RACED`
+        numbers: float64 over a whole vocabulary would take gigabytes."""
+        positions_BW = self.window.positions_BW
+        if not isinstance(self.noise, CounterNoise):  # a reference's generator draws all at once
+            whole = slice(0, vocabulary)
+            yield whole, self.noise.race(*self._keys, positions_BW, vocabulary, self.wanted_BW)
+            return
+        size = max(1, RACED // positions_BW.numel())
+        for low in range(0, vocabulary, size):
+            part = range(low, min(low + size, vocabulary))
+            drawn = self.noise.race_of(*self._keys, positions_BW, part)
+            yield slice(part.start, part.stop), drawn
 
 
 class Proposer:
@@ -100,6 +115,12 @@ class Proposer:
         """One selection from the states of the fed positions; `blank_BQD` are those of a masked
         prompt, where the pass is guided."""
         ask = batch.asks[0]
+        amount_B, outside_B = batch.real("amount").float(), batch.whole("outside").float()
+        if blank_BQD is None and self._masks_do(ask, states_BQD):
+            self._propose_masks(window, batch, states_BQD)
+            draws = Draws(self._noise, batch, window, window.masked_BW)
+            window.commit_BW = ask.rule(window.confidence_BW, amount_B, outside_B, draws)
+            return
         logits_BWV = self.logits(window.positions_BW, batch, states_BQD)
         if blank_BQD is not None:
             blank_BWV = self.logits(window.positions_BW, batch, blank_BQD)
@@ -112,7 +133,6 @@ class Proposer:
         draws = Draws(self._noise, batch, window, window.masked_BW)
         if ask.sampler.credit is not None:
             logits_BWV = self._credited(ask.sampler.credit, window, batch, logits_BWV)
-        amount_B, outside_B = batch.real("amount").float(), batch.whole("outside").float()
         eligible_BW = window.masked_BW & window.within_BW
         if isinstance(ask.rule, Chance):  # chosen before anything is drawn for them, as in Dream
             level_BW = torch.zeros(eligible_BW.shape, device=states_BQD.device)
@@ -135,6 +155,30 @@ class Proposer:
             )
         if ask.early is not None:
             self._commit_early(window, batch, logits_BWV)
+
+    @staticmethod
+    def _masks_do(ask: Pass, states_BQD: Tensor) -> bool:
+        """Whether nothing is asked of a position but a mask's likeliest token and its confidence.
+        On a CPU, where shapes are free, nothing else is computed then."""
+        sampler = ask.sampler
+        plain = not sampler.temperature and sampler.credit is None
+        plain = plain and sampler.confidence in ("probability", "margin", "entropy")
+        plain = plain and ask.edit is None and ask.early is None
+        return plain and not isinstance(ask.rule, Chance) and states_BQD.device.type == "cpu"
+
+    def _propose_masks(self, window: Window, batch: Batch, states_BQD: Tensor) -> None:
+        """Tokens and confidences of the masks that may be written."""
+        sampler, eligible_BW = batch.asks[0].sampler, window.masked_BW & window.within_BW
+        row_N, place_N = eligible_BW.nonzero(as_tuple=True)
+        fed_BW = batch.fed_rows(window.positions_BW, self.model.shift)
+        logits_1NV = self.model.head(states_BQD[row_N, fed_BW[row_N, place_N]])[None]
+        draws = Draws(self._noise, batch, window, window.masked_BW)
+        tokens_1N, confidence_1N = self.propose(sampler, logits_1NV, draws)
+        if sampler.skip_mask:
+            confidence_1N = confidence_1N.masked_fill(tokens_1N == window.mask_id, -torch.inf)
+        confidence_BW = torch.full(eligible_BW.shape, -torch.inf, dtype=confidence_1N.dtype)
+        window.chosen_BW = window.tokens_BW.masked_scatter(eligible_BW, tokens_1N)
+        window.confidence_BW = confidence_BW.masked_scatter(eligible_BW, confidence_1N)
 
     def logits(
         self,
@@ -160,8 +204,10 @@ class Proposer:
         if sampler.no_eos:
             logits_BWV[..., self.model.eos_id] = -torch.inf
         if sampler.temperature:
-            race_BWV = draws.race(logits_BWV.shape[-1])
-            tokens_BW = gumbel_argmax(logits_BWV, sampler.temperature, race_BWV)
+            tokens_BW = leader(
+                (part.start, gumbel_scores(logits_BWV[..., part], sampler.temperature, race_BWV))
+                for part, race_BWV in draws.races(logits_BWV.shape[-1])
+            )
         elif sampler.confidence == "probability" and not sampler.eos_last:
             return self.peaks.best(logits_BWV, sampler.double)
         else:
@@ -184,7 +230,10 @@ class Proposer:
         logits_BWV = filtered(logits_BWV, sampler.top_p, sampler.top_k)
         if sampler.temperature:
             p_BWV = logits_BWV.softmax(-1)
-            tokens_BW = categorical(p_BWV, draws.race(p_BWV.shape[-1]))
+            tokens_BW = leader(
+                (part.start, categorical_scores(p_BWV[..., part], race_BWV))
+                for part, race_BWV in draws.races(p_BWV.shape[-1])
+            )
             confidence_BW = categorical_confidence(p_BWV, tokens_BW, sampler.confidence)
         else:
             tokens_BW, confidence_BW = self.peaks.categorical(logits_BWV, sampler.confidence)

@@ -1,5 +1,6 @@
 """From logits to a token and its confidence. B rows, W positions, V vocabulary."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,12 +52,40 @@ def gumbel_argmax(logits_BWV: Tensor, temperature: Tensor | float, race_BWV: Ten
     `race_BWV` are exponential variates E; `temperature` is a number or broadcastable to [B, W, V].
     Source: `add_gumbel_noise` of ML-GSAI/LLaDA, categorical at temperature 1.
     """
-    return (logits_BWV.double().exp() / race_BWV.double() ** temperature).argmax(-1)
+    return gumbel_scores(logits_BWV, temperature, race_BWV).argmax(-1)
+
+
+def gumbel_scores(logits_BWV: Tensor, temperature: Tensor | float, race_BWV: Tensor) -> Tensor:
+    """What `gumbel_argmax` compares, float64."""
+    return logits_BWV.double().exp() / race_BWV.double() ** temperature
 
 
 def categorical(probabilities_BWV: Tensor, race_BWV: Tensor) -> Tensor:
     """One draw from each distribution, [B, W]: argmax of p / E, as torch.multinomial does it."""
-    return (probabilities_BWV / race_BWV.to(probabilities_BWV.dtype)).argmax(-1)
+    return categorical_scores(probabilities_BWV, race_BWV).argmax(-1)
+
+
+def categorical_scores(probabilities_BWV: Tensor, race_BWV: Tensor) -> Tensor:
+    """What `categorical` compares, in the dtype of the probabilities."""
+    return probabilities_BWV / race_BWV.to(probabilities_BWV.dtype)
+
+
+def leader(parts: Iterable[tuple[int, Tensor]]) -> Tensor:
+    """argmax over a vocabulary whose scores come part by part, [B, W]: of equal ones the first
+    part's. Each part is where it begins and its scores [B, W, V']."""
+    found: tuple[Tensor, Tensor] | None = None
+    for low, scores_BWV in parts:
+        place_BW = scores_BWV.argmax(-1)
+        score_BW = scores_BWV.gather(-1, place_BW[..., None]).squeeze(-1)
+        token_BW = place_BW + low
+        if found is not None:
+            ahead_BW = score_BW > found[1]
+            token_BW = torch.where(ahead_BW, token_BW, found[0])
+            score_BW = torch.where(ahead_BW, score_BW, found[1])
+        found = token_BW, score_BW
+    if found is None:
+        raise ValueError("a vocabulary has at least one part")
+    return found[0]
 
 
 def filtered(logits_BWV: Tensor, top_p: float | None, top_k: int | None) -> Tensor:

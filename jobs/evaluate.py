@@ -23,6 +23,7 @@ from cluster.pipeline import block_rows, run
 from cluster.session import Pool, plan_pool, session
 from cluster.sids import Sids
 from cluster.store import Store
+from cluster.usage import Usage
 from decoders.remote import key_of
 from decoders.remote import probe as ask_server
 from evaluators import sandbox
@@ -31,7 +32,8 @@ from jobs.errors import UserError, run_main
 from jobs.options import config_of, run_options
 from jobs.plan import Plan
 from jobs.progress import Display, console
-from reports.render import render
+from reports.analysis import analyse
+from reports.render import beside, write_report
 from reports.terminal_structure import summaries
 
 
@@ -54,18 +56,19 @@ def _evaluate(plan: Plan, out: Store, lock: Lock, screen: Console) -> int:
         with _begun_or_nothing(out):
             _compute(plan, out, lock, screen)
     with _as_local(out) as folder:
-        report = render(folder)
-        for shown in summaries(folder):
+        found = analyse(folder)
+        report = write_report(found)
+        for shown in summaries(found):
             screen.print(shown)
         if out.local is None:
-            out.put(report.name, report.read_bytes())
+            out.put_all(folder, [*beside(report), report])
     screen.print(f"report: {out.path(report.name)}", soft_wrap=True)
     return 0
 
 
 def _compute(plan: Plan, out: Store, lock: Lock, screen: Console) -> None:
     """Decodes what is missing and commits the run."""
-    began = time.monotonic()
+    began, usage = time.monotonic(), Usage()
     created = datetime.now(UTC).isoformat(timespec="seconds")
     total = manifest.write(plan.batches(), out, commit.MANIFEST_FILE)
     screen.print(
@@ -94,7 +97,7 @@ def _compute(plan: Plan, out: Store, lock: Lock, screen: Console) -> None:
         if not out.exists("run.json"):
             out.put_json("run.json", _facts(plan, created, pools, programs))
         slots = max(cell.slots for cell in plan.cells)
-        with Display(total, statuses, screen, out) as display:
+        with Display(total, statuses, screen, out, usage) as display:
 
             def progress(ended: Counter[str]) -> None:
                 lock.check()
@@ -114,12 +117,18 @@ def _compute(plan: Plan, out: Store, lock: Lock, screen: Console) -> None:
                     row_timeout_s=plan.config.cluster.row_timeout_s,
                     warmup=plan.config.cluster.warmup,
                     progress=progress,
+                    usage=usage,
                 )
     for mode in pending:
         out.delete(_pending_file(mode))
     lock.check()
-    wall = {"created_at": created, "wall_s": round(time.monotonic() - began, 1)}
-    commit.commit(out, plan.run_id, plan.cells, {**wall, "config_digest": plan.digest})
+    facts = {
+        "created_at": created,
+        "wall_s": round(time.monotonic() - began, 1),
+        "decoding_share": usage.share,
+        "config_digest": plan.digest,
+    }
+    commit.commit(out, plan.run_id, plan.cells, facts)
 
 
 def _cut(table: pa.Table) -> int:
@@ -144,14 +153,8 @@ def _pending(plan: Plan, out: Store, done: Sids) -> dict[Mode, int]:
     """Writes the rows that have no result yet, a file for each mode; how many each has."""
     rows: dict[Mode, int] = {}
     for mode in plan.config.modes:
-
-        def missing(mode: Mode = mode) -> Iterator[pa.Table]:
-            for table in manifest.read(out, commit.MANIFEST_FILE):
-                of_mode = pa.array([each == mode for each in table["mode"].to_pylist()])
-                lacking = pa.array(done.places(table["sid"].to_pylist()) < 0)
-                yield table.filter(pc.and_(of_mode, lacking))
-
-        rows[mode] = manifest.write(missing(), out, _pending_file(mode))
+        missing = manifest.missing(out, commit.MANIFEST_FILE, mode, done)
+        rows[mode] = manifest.write(missing, out, _pending_file(mode))
         if not rows[mode]:
             out.delete(_pending_file(mode))
             del rows[mode]

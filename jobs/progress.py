@@ -2,6 +2,7 @@
 `progress.json` in the run directory for whoever looks from elsewhere."""
 
 import contextlib
+import re
 import sys
 import threading
 import time
@@ -22,10 +23,14 @@ from rich.progress import (
 from rich.text import Text
 
 from cluster.store import Store
+from cluster.usage import Usage
 
 LOG_EVERY_S = 60.0
 FILE_EVERY_S = 5.0
 FILE = "progress.json"
+
+LINE = re.compile(r"\d\d:\d\d:\d\d  [\d,]+ of [\d,]+ rows .*")
+"""A line of a log that tells how far a run is."""
 
 
 class Display:
@@ -36,11 +41,14 @@ class Display:
         done: statuses of those that an earlier run left.
         console: where a person reads.
         store: where `progress.json` goes.
+        usage: what the workers do with their time.
     """
 
-    def __init__(self, total: int, done: Counter[str], console: Console, store: Store) -> None:
+    def __init__(
+        self, total: int, done: Counter[str], console: Console, store: Store, usage: Usage
+    ) -> None:
         self._total, self._done, self._console = total, done.total(), console
-        self._store = store
+        self._store, self._usage = store, usage
         self._started_at = datetime.now(UTC)
         self._statuses: Counter[str] = Counter(done)
         self._meter = Meter(total - self._done)
@@ -81,6 +89,8 @@ class Display:
             self._live.stop()
         if self._statuses and not self._live:
             self._say(self._line())
+        if self._usage.share is not None:
+            self._say(f"workers decoded {self._usage.share:.0%} of their time after start-up")
 
     def update(self, statuses: Counter[str]) -> None:
         """Counts the rows of one ended block."""
@@ -100,7 +110,7 @@ class Display:
 
     def _write(self, state: str) -> None:
         rate, left_s = self._meter.rate()
-        now = datetime.now(UTC)
+        now, share = datetime.now(UTC), self._usage.share
         with contextlib.suppress(OSError):  # a full disk: the next one may fit
             self._store.put_json(
                 FILE,
@@ -111,13 +121,15 @@ class Display:
                     "statuses": dict(self._statuses),
                     "rows_per_s": None if rate is None else round(rate, 3),
                     "left_s": None if left_s is None else round(left_s, 1),
+                    "decoding_share": None if share is None else round(share, 3),
                     "started_at": self._started_at.isoformat(timespec="seconds"),
                     "updated_at": now.isoformat(timespec="seconds"),
                 },
             )
 
     def _line(self) -> str:
-        return f"{self._done} of {self._total} rows{self._troubles()}, {self._meter.text()}"
+        part = f" ({self._done / max(self._total, 1):.0%}){self._troubles()}"
+        return f"{self._done} of {self._total} rows{part}, {self._meter.text()}"
 
     def _troubles(self) -> str:
         bad = {k: n for k, n in self._statuses.items() if k not in ("ok", "not_executed")}

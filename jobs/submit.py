@@ -18,6 +18,7 @@ from jobs.errors import UserError, run_main
 from jobs.follow import exit_code, follow
 from jobs.options import config_of, run_options
 from jobs.plan import sweep
+from jobs.progress import LINE as PROGRESS_LINE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -176,13 +177,16 @@ def _last_attempt(client: Any, base: str) -> tuple[int, str]:
 
 
 def _status(client: Any, job: Any) -> str:
-    """Two lines: what the cluster says, and the last line that the driver wrote."""
+    """What the cluster says; how far the run was when its driver last told; and the last line that
+    the driver wrote, if that is another one."""
     code = exit_code(job)
     ended = "" if code is None else f"exit code {code}"
     seconds = ((job.end_time or time.time() * 1000) - (job.start_time or 0)) / 1000
     lines = client.get_job_logs(job.submission_id).strip().splitlines()
     facts = (job.submission_id, str(job.status), ended, f"{seconds:.0f} s", _out(job))
-    return "\n".join(["  ".join(fact for fact in facts if fact), *lines[-1:]])
+    told = [line for line in lines if PROGRESS_LINE.fullmatch(line)][-1:]
+    last = [line for line in lines[-1:] if line not in told]
+    return "\n".join(["  ".join(fact for fact in facts if fact), *told, *last])
 
 
 def _list(client: Any) -> int:

@@ -2,12 +2,14 @@
 draw from it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from reports.cells import SPECULATIVE
+from reports.cells import SPECULATIVE, decoded
 from reports.convergence import Convergence, convergences
+from reports.duration import Duration, durations
 from reports.load import Run, load
 from reports.settling import Settling, settlings
 from reports.several import all_cells, members
@@ -27,6 +29,7 @@ class Analysis:
     """Speed against autoregression by cell_id."""
     drafted: dict[str, Speedup]
     """Speed against speculative decoding by cell_id."""
+    durations: list[Duration]
     settled: list[Settling]
     structured: list[Structured]
 
@@ -34,6 +37,13 @@ class Analysis:
     def members(self) -> list[tuple[str, Run]]:
         """The runs with what each is called; a single one needs no name."""
         return members(self.run)
+
+    @cached_property
+    def costs(self) -> dict[str, pd.DataFrame]:
+        """The rows whose cost counts, by cell_id."""
+        return {
+            cell_id: decoded(self.run.rows(cell_id)) for cell_id in self.cells.get("cell_id", [])
+        }
 
     @property
     def labels(self) -> list[str]:
@@ -56,10 +66,12 @@ def analyse(run: "Path | Run | Analysis") -> Analysis:
         return run
     run = run if isinstance(run, Run) else load(run)
     cells = all_cells(run)
+    traces = convergences(run, cells)
     return Analysis(
         run=run,
         cells=cells,
-        traces=convergences(run, cells),
+        traces=traces,
+        durations=durations(run, cells, traces),
         compared=speedups(run, cells),
         drafted=speedups(run, cells, SPECULATIVE),
         settled=settlings(run, cells),

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from reports.load import Run
 from reports.schema import STATUSES
@@ -81,14 +83,12 @@ def cell_table(run: Run) -> pd.DataFrame:
       bootstrap over samples; `early_commit_share` of the samples that could end in an early commit,
       Wilson, and `steps_saved`, the part of their budgets that was not used, bootstrap;
     - `guider`: an autoregressive cell whose model guides another cell of its kind;
-    - `run`: empty, and `benchmark`: the task; of several runs together (`reports.several`) the
-      run's label, and the task as the run knows it.
+    - `run`: empty, `benchmark`: the task, `line`: the series; of several runs together
+      (`reports.several`) the run's label, and task and series as the run knows them.
 
     Repeats of a sample are drawn together: they depend on each other, so they are no larger n.
     """
-    groups = dict(list(run.samples.groupby("cell_id", sort=False)))
-    nothing = run.samples.iloc[:0]
-    rows = [_row(cell, groups.get(cell["cell_id"], nothing)) for cell in records(run.cells)]
+    rows = [_row(cell, run.rows(cell["cell_id"])) for cell in records(run.cells)]
     table = pd.DataFrame(rows)
     if table.empty:
         return table
@@ -98,6 +98,7 @@ def cell_table(run: Run) -> pd.DataFrame:
     table["series"] = [
         series_name(row["model"], row["decoder"], row["variant"]) for row in records(table)
     ]
+    table["line"] = table["series"]
     # A cell measured in both modes decodes the same tokens; quality is shown once.
     table["shown"] = table["mode"] == table.groupby(["task", "series"])["mode"].transform(
         lambda modes: "throughput" if (modes == "throughput").any() else modes.iloc[0]
@@ -124,9 +125,10 @@ def numbers(column: "pd.Series[Any]") -> FloatArray:
 
 def metric(samples: pd.DataFrame, name: str) -> FloatArray:
     """One entry of the `metrics` maps, NaN where it is absent."""
-    return np.array(
-        [(found or {}).get(name, np.nan) for found in samples["metrics"]], dtype=np.float64
-    )
+    if not len(samples):
+        return np.empty(0, dtype=np.float64)
+    found = pc.map_lookup(pa.array(samples["metrics"]), name, "last")
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def by_sample(samples: pd.DataFrame, *columns: FloatArray) -> list[FloatArray]:
@@ -206,12 +208,10 @@ def _pass_at(metrics: Mapping[str, float], samples: pd.DataFrame) -> dict[str, A
     row: dict[str, Any] = {"pass_k": most if most > 1 else None}
     judged = samples[samples["correct"].notna()]
     outputs, right = by_sample(judged, np.ones(len(judged)), numbers(judged["correct"]))
-    chances = [
-        1.0 - comb(int(n - c), most) / comb(int(n), most)
-        for n, c in zip(outputs, right, strict=True)
-        if most > 1 and n >= most
-    ]
-    found = mean(np.array(chances, dtype=np.float64)) if chances else NOTHING
+    enough = (outputs >= most) if most > 1 else np.zeros(len(outputs), dtype=bool)
+    pairs, at = np.unique(np.column_stack([outputs, right])[enough], axis=0, return_inverse=True)
+    chances = [1.0 - comb(int(n - c), most) / comb(int(n), most) for n, c in pairs]
+    found = mean(np.array(chances, dtype=np.float64)[at]) if chances else NOTHING
     return row | _spread("pass_at", found)
 
 

@@ -18,7 +18,7 @@ from reports.plot import (
     layout,
     line,
     percent_axis,
-    reference_band,
+    reference_line,
     reference_styles,
     series_styles,
     steps_axis,
@@ -100,9 +100,11 @@ def _quality_panel(
     figure: Figure = {"data": [], "layout": layout(axis, y)}
     lines, left_out = _references(cells)
     looks = reference_styles(cells)
-    for cell in lines:
+    for at, cell in enumerate(lines):
         label = f"{plot_text(cell['series'])} (autoregressive)<br>{_hover(cell, quantity)}"
-        reference_band(figure, cell, quantity, label, span, looks[cell["series"]])
+        here = (span[0], span[1] / 1.06**at)
+        look = looks[cell["series"]]
+        reference_line(figure, cell, quantity, label, here, look, band=len(lines) == 1)
     benchmark = cells["benchmark"].iloc[0]
     if share and benchmark in CHANCE:
         _guessing(figure, CHANCE[benchmark], span)

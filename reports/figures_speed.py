@@ -1,6 +1,7 @@
 """The charts of speed: against the autoregressive baseline, and accuracy against speed."""
 
-from math import log10
+from dataclasses import dataclass
+from math import isfinite, log10
 
 import pandas as pd
 
@@ -24,7 +25,45 @@ from reports.plot import (
     whiskers,
 )
 from reports.speed import Speedup
+from reports.statistics import Interval
 from reports.text import between, figures3, percent, plot_text, times
+
+
+@dataclass(frozen=True)
+class _Ratios:
+    """Two quantities of a `Speedup` that share a chart."""
+
+    quantities: tuple[str, str]
+    units: tuple[str, str]
+    axis: str
+    words: str
+    even: str
+
+
+_SPEEDS = _Ratios(
+    ("samples", "tokens"),
+    ("samples/s", "tokens/s"),
+    "times AR's speed (log)",
+    "AR's",
+    "1×: as fast as autoregressive",
+)
+_COSTS = _Ratios(
+    ("forwards", "token_forwards"),
+    ("NFE", "token forwards"),
+    "times fewer than AR (log)",
+    "fewer than AR:",
+    "1×: as many as autoregressive",
+)
+
+_EVEN = {
+    "type": "line",
+    "xref": "paper",
+    "x0": 0,
+    "x1": 1,
+    "y0": 1,
+    "y1": 1,
+    "line": {"color": "var(--ar)", "width": 2, "dash": "longdash"},
+}
 
 
 def _ratio_ticks(values: list[float]) -> Figure:
@@ -50,81 +89,88 @@ def _groups(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
 
 
 def speedup_chart(cells: pd.DataFrame, compared: dict[str, Speedup], mode: str) -> Chart:
-    """Speed as a multiple of the autoregressive baseline's against step budget."""
+    """Samples/s and tokens/s as multiples of the autoregressive baseline's, against step budget."""
+    return _ratio_chart(f"speedup-{mode}", _SPEEDS, cells, compared, mode)
+
+
+def costs_chart(cells: pd.DataFrame, compared: dict[str, Speedup], mode: str) -> Chart:
+    """How many times fewer forward passes and positions than the baseline, against step budget."""
+    return _ratio_chart(f"costs-{mode}", _COSTS, cells, compared, mode)
+
+
+def _ratio_chart(
+    name: str, kind: _Ratios, cells: pd.DataFrame, compared: dict[str, Speedup], mode: str
+) -> Chart:
+    known = {
+        cell_id: [getattr(speedup, quantity) for quantity in kind.quantities]
+        for cell_id, speedup in compared.items()
+        if speedup.why_not is None
+    }
+    known = {
+        cell_id: ratios
+        for cell_id, ratios in known.items()
+        if all(isfinite(ratio.value) and ratio.value > 0 for ratio in ratios)
+    }
     here = cells[(cells["mode"] == mode) & ~cells["is_ar"]] if len(cells) else cells
-    known = {key: value for key, value in compared.items() if value.why_not is None}
     here = here[here["cell_id"].isin(known.keys())] if len(here) else here
     if not len(here):
-        return Chart(f"speedup-{mode}", (), ())
+        return Chart(name, (), ())
     styles = series_styles(cells)
     everything = [
         end
         for cell_id in here["cell_id"]
-        for interval in (known[cell_id].samples, known[cell_id].tokens)
-        for end in (interval.value, interval.low, interval.high)
+        for ratio in known[cell_id]
+        for end in (ratio.value, ratio.low, ratio.high)
         if end > 0
     ]
     panels = []
     for task, rows, where in _groups(here):
         budgets = [int(steps) for steps in rows["steps"]]
-        y = {**_ratio_ticks(everything), "title": {"text": "times AR's speed (log)", "standoff": 4}}
+        y = {**_ratio_ticks(everything), "title": {"text": kind.axis, "standoff": 4}}
         figure: Figure = {"data": [], "layout": layout(steps_axis(budgets), y)}
-        figure["layout"]["shapes"].append(
-            {
-                "type": "line",
-                "xref": "paper",
-                "x0": 0,
-                "x1": 1,
-                "y0": 1,
-                "y1": 1,
-                "line": {"color": "var(--ar)", "width": 2, "dash": "longdash"},
-            }
-        )
-        for at, (name, key) in enumerate(styles.items()):
-            mine = rows[rows["series"] == name].sort_values("steps")
-            _speedup_lines(figure, mine, known, key, beside(at, len(styles)))
-        against = ", ".join(sorted({str(known[c].baseline) for c in rows["cell_id"]}))
-        pairs = min(known[c].samples.n for c in rows["cell_id"])
+        figure["layout"]["shapes"].append(_EVEN)
+        for at, (series, key) in enumerate(styles.items()):
+            mine = rows[rows["series"] == series].sort_values("steps")
+            _ratio_lines(figure, mine, known, kind, key, beside(at, len(styles)))
+        against = ", ".join(sorted({str(compared[c].baseline) for c in rows["cell_id"]}))
+        pairs = min(known[c][0].n for c in rows["cell_id"])
         note = f"against {against}; {counted(pairs, 'pairs')}{where}"
         panels.append(Panel(task, note, figure))
-    used = {name: key for name, key in styles.items() if name in set(here["series"])}
+    used = {series: key for series, key in styles.items() if series in set(here["series"])}
     keys = [
-        labelled(key, f"{name}, {unit}", open=unit == "tokens/s", dash=dash)
-        for name, key in used.items()
-        for unit, dash in (("samples/s", key.dash), ("tokens/s", "dot"))
+        labelled(key, f"{series}, {unit}", open=second, dash="dot" if second else key.dash)
+        for series, key in used.items()
+        for second, unit in enumerate(kind.units)
     ]
-    keys.append(labelled(AR_KEY, "1×: as fast as autoregressive"))
-    return Chart(f"speedup-{mode}", tuple(keys), tuple(panels))
+    keys.append(labelled(AR_KEY, kind.even))
+    return Chart(name, tuple(keys), tuple(panels))
 
 
-def _speedup_lines(
-    figure: Figure, rows: pd.DataFrame, known: dict[str, Speedup], key: Key, shift: float
+def _ratio_lines(
+    figure: Figure,
+    rows: pd.DataFrame,
+    known: dict[str, list[Interval]],
+    kind: _Ratios,
+    key: Key,
+    shift: float,
 ) -> None:
-    for unit, open_marker, nudge in (("samples", False, 0.97), ("tokens", True, 1.03)):
-        intervals = [getattr(known[cell_id], unit) for cell_id in rows["cell_id"]]
-        if not intervals:
-            continue
-        look = labelled(key, unit, open=open_marker, dash="dot" if open_marker else key.dash)
-        steps = rows["steps"].tolist()
+    if not len(rows):
+        return
+    steps = rows["steps"].tolist()
+    for second, (unit, nudge) in enumerate(zip(kind.units, (0.97, 1.03), strict=True)):
+        ratios = [known[cell_id][second] for cell_id in rows["cell_id"]]
+        look = labelled(key, unit, open=bool(second), dash="dot" if second else key.dash)
         hover = [
-            f"{plot_text(key.label)}, {step} steps<br>{times(interval.value)} AR's {unit}/s "
-            f"{between(interval.low, interval.high, times)}<br>{counted(interval.n, 'pairs')}"
-            for step, interval in zip(steps, intervals, strict=True)
+            f"{plot_text(key.label)}, {step} steps<br>{times(ratio.value)} {kind.words} {unit} "
+            f"{between(ratio.low, ratio.high, times)}<br>{counted(ratio.n, 'pairs')}"
+            for step, ratio in zip(steps, ratios, strict=True)
         ]
-        figure["data"].append(
-            line(
-                look,
-                [step * nudge * shift for step in steps],
-                [interval.value for interval in intervals],
-                hover,
-                error_y=whiskers(
-                    look,
-                    [interval.value for interval in intervals],
-                    [interval.low for interval in intervals],
-                    [interval.high for interval in intervals],
-                ),
-            )
+        values, lows, highs = (
+            [getattr(ratio, end) for ratio in ratios] for end in ("value", "low", "high")
         )
+        x = [step * nudge * shift for step in steps]
+        bars = whiskers(look, values, lows, highs)
+        figure["data"].append(line(look, x, values, hover, error_y=bars))
 
 
 def frontier_chart(cells: pd.DataFrame, mode: str) -> Chart:

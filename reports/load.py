@@ -1,13 +1,14 @@
 """Reading a finished run directory.
 
 Only the files that `_SUCCESS.json` lists are read, and only if they are what it says. The
-light columns are read at once; texts and traces when a report asks for them.
+light columns are read at once; texts and steps when a report asks for them.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,12 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reports.schema import READABLE, TABLES
+from reports.steps import Steps, read_steps
 
 HEAVY = ("prompt", "target", "output_text", "output_ids", "commit_steps", "prompt_sha256")
 """Columns of `samples` that no chart needs; `Run.texts` reads the text ones for a few rows."""
 
 TEXT = ("sid", "prompt", "target", "output_text")
-TRACE = ("sid", "step", "correct", "top1_share")
 
 
 class ReportError(Exception):
@@ -39,7 +40,7 @@ class Run:
     about: dict[str, Any]
     """`run.json`: the resolved config, models, versions and hardware."""
     samples: pd.DataFrame
-    """The samples table without its HEAVY columns."""
+    """The samples table without its HEAVY columns; `metrics` are Arrow maps."""
     cells: pd.DataFrame
     files: dict[str, tuple[Path, ...]] = field(repr=False)
 
@@ -51,16 +52,23 @@ class Run:
         """Prompt, target and output of these samples, indexed by sid."""
         return self._rows("samples", TEXT, sids).set_index("sid")
 
-    def traces(self, sids: Iterable[str]) -> pd.DataFrame:
-        """Columns TRACE of these samples' steps, in no particular order."""
-        return self._rows("steps", TRACE, sids)
+    def rows(self, cell_id: str) -> pd.DataFrame:
+        """The samples of one cell, in the order of the run."""
+        return self._cells.get(cell_id, self.samples.iloc[:0])
 
-    def traced(self) -> frozenset[str]:
-        """The sids that have step rows."""
-        sids: set[str] = set()
-        for path in self.files["steps"]:
-            sids.update(pq.read_table(path, columns=["sid"])["sid"].unique().to_pylist())
-        return frozenset(sids)
+    def traces(self, cell_id: str) -> pd.DataFrame:
+        """The steps of one cell's samples: step, correct, top1_share, and `row`, the place of
+        their sample in `rows(cell_id)`."""
+        return self._steps.of(cell_id)
+
+    @cached_property
+    def _cells(self) -> dict[str, pd.DataFrame]:
+        groups = self.samples.groupby("cell_id", sort=False)
+        return {str(cell_id): rows for cell_id, rows in groups}
+
+    @cached_property
+    def _steps(self) -> Steps:
+        return read_steps(self.files["steps"], self.samples)
 
     def digests(self) -> pd.DataFrame:
         """Columns `prompt_digest` and `output_digest` of every sample, indexed by sid: equal
@@ -83,12 +91,15 @@ class Run:
         return pd.concat(parts)
 
     def _rows(self, table: str, columns: Sequence[str], sids: Iterable[str]) -> pd.DataFrame:
+        """These columns of the samples' rows. Only row groups that hold one are read whole."""
         wanted = pa.array(list(sids), pa.string())
-        empty = pa.schema([TABLES[table].field(name) for name in columns]).empty_table()
-        parts = [empty]
+        parts = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]
         for path in self.files[table]:
-            part = pq.read_table(path, columns=list(columns))
-            parts.append(part.filter(pc.is_in(part["sid"], value_set=wanted)))
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    found = pc.is_in(file.read_row_group(group, ["sid"])["sid"], wanted)
+                    if pc.any(found).as_py():
+                        parts.append(file.read_row_group(group, list(columns)).filter(found))
         frame: pd.DataFrame = pa.concat_tables(parts, promote_options="default").to_pandas()
         return frame
 
@@ -114,13 +125,12 @@ def load(run_dir: Path) -> Run:
         missing=f"{run_dir} has no run.json, which says what was run: copy the whole directory",
     )
     files = _listed_files(run_dir, success)
-    light = [name for name in TABLES["samples"].names if name not in HEAVY]
     return Run(
         path=run_dir,
         success=success,
         about=about,
-        samples=_read("samples", files, light),
-        cells=_read("cells", files, TABLES["cells"].names),
+        samples=_samples(files),
+        cells=_cells(files),
         files=files,
     )
 
@@ -178,10 +188,25 @@ def _checked(path: Path, table: str, entry: dict[str, Any]) -> Path:
     return path
 
 
-def _read(table: str, files: dict[str, tuple[Path, ...]], columns: Sequence[str]) -> pd.DataFrame:
-    """These columns of a table; maps become dicts."""
+def _samples(files: dict[str, tuple[Path, ...]]) -> pd.DataFrame:
+    """The light columns. A million maps as dicts would take a gigabyte: they stay Arrow's."""
+    table = _read("samples", files, [name for name in TABLES["samples"].names if name not in HEAVY])
+    frame: pd.DataFrame = table.to_pandas(
+        types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_map(kind) else None,
+        split_blocks=True,
+        self_destruct=True,
+    )
+    return frame
+
+
+def _cells(files: dict[str, tuple[Path, ...]]) -> pd.DataFrame:
+    table = _read("cells", files, TABLES["cells"].names)
+    frame: pd.DataFrame = table.to_pandas(maps_as_pydicts="strict")
+    return frame
+
+
+def _read(table: str, files: dict[str, tuple[Path, ...]], columns: Sequence[str]) -> pa.Table:
+    """These columns of a table."""
     parts = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]
     parts += [pq.read_table(path, columns=list(columns)) for path in files[table]]
-    joined = pa.concat_tables(parts, promote_options="permissive")
-    frame: pd.DataFrame = joined.to_pandas(maps_as_pydicts="strict")
-    return frame
+    return pa.concat_tables(parts, promote_options="permissive")

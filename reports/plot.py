@@ -170,18 +170,21 @@ def percent_axis(title: str) -> Figure:
     }
 
 
-def reference_band(
+def reference_line(
     figure: Figure,
     cell: dict[str, Any],
     quantity: str,
     label: str,
     span: tuple[float, float],
     key: Key,
+    band: bool,
 ) -> None:
-    """The autoregressive cell as a horizontal line in its interval's band."""
+    """The autoregressive cell as a horizontal line: in its interval's band, or, where bands would
+    lie on each other, with the interval at the line's end."""
     value, low, high = (cell[quantity + end] for end in ("", "_low", "_high"))
     x = [span[0] * (span[1] / span[0]) ** (at / 12) for at in range(13)]
-    if low == low and high == high:
+    known = low == low and high == high
+    if known and band:
         figure["data"].append(
             {
                 "type": "scatter",
@@ -195,6 +198,9 @@ def reference_band(
             }
         )
     figure["data"].append(line(key, x, [value] * len(x), [label] * len(x)))
+    if known and not band:
+        bars = whiskers(key, [value], [low], [high])
+        figure["data"].append(line(key, [x[-2]], [value], [label], mode="markers", error_y=bars))
 
 
 def counted(n: int, what: str) -> str:

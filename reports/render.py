@@ -5,17 +5,22 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from reports.analysis import Analysis, analyse
+from reports.beside import replaced, tables_of
 from reports.explorer.folder import folder_of, publish
 from reports.explorer.pack import CAPS, Caps, Explorer, explore
+from reports.frames import frames
 from reports.load import ReportError, Run
 from reports.sections.base import Section, asset, environment
 from reports.sections.cells import all_cells
 from reports.sections.convergence import convergence
+from reports.sections.files import numbers
 from reports.sections.findings import findings
+from reports.sections.history import history
 from reports.sections.notes import notes
 from reports.sections.quality import quality
 from reports.sections.samples import samples
@@ -26,6 +31,7 @@ from reports.text import moment, script_json
 
 SCRIPTS = (
     "report.js",
+    "tables.js",
     "explorer/data.js",
     "explorer/replay.js",
     "explorer/list.js",
@@ -49,44 +55,53 @@ def render(run_dir: Path, out: Path | None = None, caps: Caps = CAPS) -> Path:
 
 def write_report(found: Analysis, out: Path | None = None, caps: Caps = CAPS) -> Path:
     """Writes the page of one or several runs to `out`, atomically, and, where they are too many for
-    a page, the samples that `caps` lets in to a folder beside it. The default is report.html in the
-    run, or in the working directory where there are several.
+    a page, the samples that `caps` lets in to a folder beside it; its numbers as tables to another.
+    The default is report.html in the run, or in the working directory where there are several.
 
     Raises ReportError where `out` cannot be written.
     """
     out = Path(out or ("" if len(found.members) > 1 else found.run.path) / Path("report.html"))
-    text, files = _page(found, folder_of(out).name, caps)
+    tables = frames(found)
+    text, files = _page(found, out, tables, caps)
     try:
-        publish(out, text, files)
+        with replaced(tables_of(out), tables):
+            publish(out, text, files)
     except OSError as error:
         raise ReportError(f"{out} cannot be written: {error.strerror or error}") from error
     return out
 
 
+def beside(page: Path) -> list[Path]:
+    """The files of the folders that belong to a page."""
+    folders = (tables_of(page), folder_of(page))
+    return [path for folder in folders for path in sorted(folder.glob("*"))]
+
+
 def page(run: Run | Analysis) -> str:
     """The whole report as HTML text, as it stands in `report.html`."""
-    return _page(analyse(run), folder_of(Path("report.html")).name, CAPS)[0]
+    found = analyse(run)
+    return _page(found, Path("report.html"), frames(found), CAPS)[0]
 
 
-def _page(found: Analysis, folder: str, caps: Caps) -> tuple[str, Mapping[str, str]]:
-    """The page and the files of its folder."""
-    explorer = explore(found, folder, caps)
-    return assemble(found, sections(found, explorer), explorer), explorer.files
-
-
-def sections(found: Analysis, explorer: Explorer) -> tuple[Section, ...]:
-    """What the page of one run is made of."""
-    return (
+def _page(
+    found: Analysis, out: Path, tables: Mapping[str, pd.DataFrame], caps: Caps
+) -> tuple[str, Mapping[str, str]]:
+    """The page that is to stand at `out`, and the files of its folder."""
+    explorer = explore(found, folder_of(out).name, caps)
+    sections = (
         findings(found),
         setting(found),
+        history(found),
         quality(found),
         convergence(found),
         speed(found),
         structure(found),
         all_cells(found),
         samples(explorer),
+        numbers(tables, tables_of(out).name),
         notes(found),
     )
+    return assemble(found, sections, explorer), explorer.files
 
 
 def assemble(found: Analysis, sections: Sequence[Section], explorer: Explorer) -> str:

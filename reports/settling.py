@@ -24,6 +24,7 @@ from reports.plot import (
     whiskers,
 )
 from reports.statistics import SMALL_N, FloatArray, Interval, mean
+from reports.steps import last_known
 from reports.tables import Column, Entry, share_entry
 from reports.text import between, percent, plot_text
 
@@ -69,21 +70,24 @@ def settlings(run: Run, cells: pd.DataFrame) -> list[Settling]:
 
 def _settling(run: Run, cell: dict[str, Any]) -> Settling | None:
     steps = int(cell["steps"])
-    samples = run.samples[run.samples["cell_id"] == cell["cell_id"]]
-    trace = run.traces(samples["sid"])
+    trace = run.traces(cell["cell_id"])
     trace = trace[trace["top1_share"].notna()]
     if trace.empty:
         return None
-    shares = trace.pivot_table(index="sid", columns="step", values="top1_share", aggfunc="last")
+    # By sid, so that what the bootstrap draws does not hang on the order of the run.
+    sids = run.rows(cell["cell_id"])["sid"].to_numpy()[trace["row"]]
+    codes, rows = pd.factorize(sids, sort=True)
     # A sample that ended before its budget has all its tokens from there on.
-    shares = shares.reindex(columns=range(1, steps + 1)).ffill(axis=1)
-    columns = [np.zeros(len(shares)), *(numbers(shares[step]) for step in shares.columns)]
+    shares = last_known(
+        codes, trace["step"].to_numpy(), numbers(trace["top1_share"]), len(rows), steps
+    )
+    columns = [np.zeros(len(rows)), *shares.astype(np.float64)]
     return Settling(
         task=cell["task"],
         series=cell["series"],
         cell_id=cell["cell_id"],
         steps=steps,
-        texts=len(shares),
+        texts=len(rows),
         fractions=np.arange(steps + 1, dtype=np.float64) / steps,
         curve=np.array([column.mean() for column in columns]),
         at={part: mean(columns[int(part * steps)]) for part in FRACTIONS},

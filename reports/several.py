@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from reports.cells import cell_table
 from reports.load import ReportError, Run, load
+from reports.text import visible
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,10 @@ class Several(Run):
         """The ids of all, in the order given."""
         return ", ".join(run.run_id for run in self.members)
 
-    def traced(self) -> frozenset[str]:
-        """The sids that have step rows."""
-        return frozenset(
-            _mark(at, sid) for at, run in enumerate(self.members) for sid in run.traced()
-        )
+    def traces(self, cell_id: str) -> pd.DataFrame:
+        """As of a single run."""
+        number, _, own = cell_id.partition(":")
+        return self.members[int(number)].traces(own)
 
     def digests(self) -> pd.DataFrame:
         """As of a single run."""
@@ -114,10 +114,10 @@ def labels(paths: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell them apart."""
     whole = [path.resolve().parts for path in paths]
     for length in range(1, max(map(len, whole)) + 1):
-        found = ["/".join(parts[-length:]) for parts in whole]
+        found = [visible("/".join(parts[-length:])) for parts in whole]
         if len(set(found)) == len(found):
             return found
-    return [str(path) for path in paths]
+    return [visible(str(path)) for path in paths]
 
 
 def all_cells(run: Run) -> pd.DataFrame:

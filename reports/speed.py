@@ -47,29 +47,29 @@ def speedups(run: Run, cells: pd.DataFrame, against: str = AUTOREGRESSIVE) -> di
     """
     if cells.empty:
         return {}
-    rows = {
-        str(cell_id): group.groupby("sample_id", sort=False)[_COSTS].mean()
-        for cell_id, group in decoded(run.samples).groupby("cell_id", sort=False)
-    }
-    nothing = pd.DataFrame(columns=_COSTS)
+    rows = {str(cell_id): _means(decoded(run.rows(cell_id))) for cell_id in cells["cell_id"]}
     found = {}
     baselines = cells["decoder"] == against
     kind = "autoregressive" if against == AUTOREGRESSIVE else against
     for cell in records(cells[~baselines & ~cells["is_ar"]]):
-        mine = rows.get(cell["cell_id"], nothing)
         references = cells[baselines & (cells["benchmark"] == cell["benchmark"])]
-        found[str(cell["cell_id"])] = _speedup(cell, mine, references, rows, kind)
+        found[str(cell["cell_id"])] = _speedup(cell, references, rows, kind)
     return found
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """_COSTS of each sample, over its repeats."""
+    return rows.groupby("sample_id", sort=False)[_COSTS].mean()
 
 
 def _speedup(
     cell: dict[str, Any],
-    mine: pd.DataFrame,
     references: pd.DataFrame,
     rows: dict[str, pd.DataFrame],
     kind: str,
 ) -> Speedup:
     cell_id = str(cell["cell_id"])
+    mine = rows[cell_id]
     if references.empty:
         return _none(cell_id, f"no {kind} cell for this task")
     asked = references[references["task"] == cell["task"]]
@@ -80,8 +80,7 @@ def _speedup(
         return _none(cell_id, why_not)
     candidates = []
     for reference in records(same):
-        theirs_rows = rows.get(reference["cell_id"])
-        shared = 0 if theirs_rows is None else len(mine.index.intersection(theirs_rows.index))
+        shared = len(mine.index.intersection(rows[reference["cell_id"]].index))
         same_length = reference["gen_length"] == cell["gen_length"]
         model, stranger = str(reference["model"]), reference["model"] != cell["partner"]
         pace = 0.0 if reference["is_ar"] else float(reference["samples_per_s"])
@@ -123,10 +122,9 @@ def _none(cell_id: str, why: str) -> Speedup:
 
 def kept_accuracy(run: Run, cell_id: str, reference_id: str) -> Interval:
     """Share of the reference cell's accuracy that a cell keeps, on the samples both scored."""
-    scored = run.samples[run.samples["correct"].notna()]
     mine, theirs = (
-        scored[scored["cell_id"] == found].groupby("sample_id", sort=False)["correct"].mean()
-        for found in (cell_id, reference_id)
+        rows[rows["correct"].notna()].groupby("sample_id", sort=False)["correct"].mean()
+        for rows in map(run.rows, (cell_id, reference_id))
     )
     both = pd.concat([mine, theirs], axis=1, join="inner", keys=["mine", "theirs"])
     return paired_share_ratio(numbers(both["mine"]), numbers(both["theirs"]))

@@ -7,6 +7,7 @@ give the same interval, always.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite, nan, pi, sqrt, tan
 from statistics import NormalDist
 
@@ -21,7 +22,6 @@ SMALL_N = 30
 """Below this many samples a number is marked as resting on few."""
 
 _NORMAL = NormalDist()
-_DRAWS_PER_CHUNK = 2_000_000  # index cells held at once: 16 MB of int64
 _MOST_ROWS = 1000
 
 
@@ -147,7 +147,7 @@ def bootstrap_of_sums(
         if n == 1 or not isfinite(value):
             return Interval(value, nan, nan, n)
         columns = _grouped(columns, seed)
-        draws = _resample(columns, statistic, resamples, seed)
+        draws = statistic(_sums(columns, resamples, seed))
         jackknife = statistic(totals - columns)
     draws = np.sort(draws[np.isfinite(draws)])
     if draws.size < resamples / 2:
@@ -170,17 +170,28 @@ def _grouped(columns: FloatArray, seed: int) -> FloatArray:
     return np.asarray(np.add.reduceat(columns[order], starts, axis=0), dtype=np.float64)
 
 
-def _resample(columns: FloatArray, statistic: Statistic, resamples: int, seed: int) -> FloatArray:
-    """Estimates of `resamples` draws with replacement, [resamples]."""
-    n = len(columns)
-    generator = np.random.default_rng(seed)
-    rows = max(1, _DRAWS_PER_CHUNK // n)
-    parts = []
-    for start in range(0, resamples, rows):
-        picked = generator.integers(0, n, (min(rows, resamples - start), n))
-        sums = np.stack([column[picked].sum(axis=1) for column in columns.T], axis=-1)
-        parts.append(statistic(sums))
-    return np.concatenate(parts)
+def _sums(columns: FloatArray, resamples: int, seed: int) -> FloatArray:
+    """The columns' sums over `resamples` draws of rows with replacement: [n, k] to [resamples, k].
+
+    How often a draw takes each row is the same for every n rows, so that it is drawn once, and the
+    sums of all draws are one product of matrices.
+    """
+    return np.asarray(_times_taken(len(columns), resamples, seed) @ columns, dtype=np.float64)
+
+
+@lru_cache(maxsize=4)
+def _times_taken(n: int, resamples: int, seed: int) -> FloatArray:
+    """How often each draw takes each of n rows, [resamples, n]."""
+    taken = times_taken(np.random.default_rng(seed), n, resamples).astype(np.float64)
+    taken.flags.writeable = False
+    return taken
+
+
+def times_taken(generator: np.random.Generator, n: int, draws: int) -> npt.NDArray[np.int64]:
+    """How often each of some draws of n rows from n with replacement takes each, [draws, n]."""
+    picked = generator.integers(0, n, (draws, n))
+    picked += np.arange(draws)[:, None] * n
+    return np.bincount(picked.ravel(), minlength=draws * n).reshape(draws, n)
 
 
 def t_quantile(p: float, freedom: int) -> float:
@@ -254,19 +265,20 @@ def unpaired_rate_ratio(
 ) -> Interval:
     """(sum a/sum c) / (sum a0/sum c0) of two groups of other samples; [n], [n], [m], [m].
 
-    Each group is resampled by itself. BCa as in `bootstrap_of_sums`, expanded for the smaller
-    group, with the acceleration of two samples: a = sum l^3 / 6 (sum l^2)^(3/2) over l = (n-1)/n
-    times (the group's mean jackknife value - jackknife value).
+    Each group is resampled by itself, of many rows as in `bootstrap_of_sums`. BCa, expanded for
+    the smaller group, with the acceleration of two samples: a = sum l^3 / 6 (sum l^2)^(3/2) over
+    l = (n-1)/n times (the group's mean jackknife value - jackknife value).
 
     Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 5.3.
     """
-    groups = (
+    sides = (
         np.column_stack([amounts, costs]),
         np.column_stack([baseline_amounts, baseline_costs]),
     )
-    n = min(len(group) for group in groups)
+    n = min(len(side) for side in sides)
     if n == 0:
         return NOTHING
+    groups = [_grouped(side, seed) for seed, side in enumerate(sides)]
 
     def quotient(sums: FloatArray) -> FloatArray:
         return np.asarray(sums[..., 0] / sums[..., 1], dtype=np.float64)
@@ -276,7 +288,7 @@ def unpaired_rate_ratio(
         value = rates[0] / rates[1] if rates[1] else nan
         if n == 1 or not all(map(isfinite, (*rates, value))):
             return Interval(value, nan, nan, n)
-        drawn = [_resample(group, quotient, 2000, seed) for seed, group in enumerate(groups)]
+        drawn = [quotient(_sums(group, 2000, seed)) for seed, group in enumerate(groups)]
         draws = drawn[0] / drawn[1]
         left_out = [quotient(group.sum(axis=0) - group) for group in groups]
         jackknives = (left_out[0] / rates[1], rates[0] / left_out[1])
@@ -284,7 +296,8 @@ def unpaired_rate_ratio(
     draws = np.sort(draws[np.isfinite(draws)])
     if draws.size < 1000:
         return Interval(value, nan, nan, n)
-    z = sqrt(n / (n - 1)) * t_quantile(0.975, n - 1)
+    rows = min(len(group) for group in groups)
+    z = sqrt(rows / (rows - 1)) * t_quantile(0.975, rows - 1)
     low, high = np.quantile(draws, _bca_levels(z, value, draws, influence))
     return Interval(value, float(low), float(high), n)
 

@@ -64,14 +64,13 @@ def structures(run: Run, cells: pd.DataFrame) -> list[Structured]:
     """The cells with rows of the experiment, in the order of the run."""
     if cells.empty:
         return []
-    rows = decoded(run.samples)
-    rows = rows[np.isfinite(metric(rows, BYTES)) & rows["category"].notna()]
-    measured = dict(list(rows.groupby("cell_id", sort=False)))
-    return [
-        _structured(cell, measured[cell["cell_id"]])
-        for cell in records(cells)
-        if cell["cell_id"] in measured
-    ]
+    found = [(cell, _measured(run, cell["cell_id"])) for cell in records(cells)]
+    return [_structured(cell, rows) for cell, rows in found if len(rows)]
+
+
+def _measured(run: Run, cell_id: str) -> pd.DataFrame:
+    rows = decoded(run.rows(cell_id))
+    return rows[np.isfinite(metric(rows, BYTES)) & rows["category"].notna()]
 
 
 def _structured(cell: dict[str, object], rows: pd.DataFrame) -> Structured:

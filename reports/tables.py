@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -22,6 +23,8 @@ class Column:
     number: bool = True
     spare: bool = False
     """Left out where no row has anything in it."""
+    wrapped: bool = False
+    """Long text, which may break."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Entry:
     order: float | str | None = None
     """What the column is sorted by; None sorts last."""
     flag: str = ""
+    href: str = ""
 
 
 CELL_COLUMNS = (
@@ -44,6 +48,8 @@ CELL_COLUMNS = (
     Column("accuracy or ppl", "share right with Wilson interval, or perplexity (lower is better)"),
     Column("samples/s vs AR", "times the autoregressive baseline's, same samples"),
     Column("tokens/s vs AR", "times the autoregressive baseline's, same samples"),
+    Column("NFE vs AR", "times fewer forward passes than the baseline, same samples"),
+    Column("token forwards vs AR", "times fewer positions than the baseline, same samples"),
     Column(
         "tokens/s vs speculative",
         "times that of the fastest cell whose drafts are a causal model's, same samples",
@@ -122,7 +128,13 @@ def _cell_row(
 
 def _count(cell: dict[str, Any]) -> Entry:
     n = counted_rows(cell)
-    return Entry(count_text(cell), _remarks(cell), n, "small n" if n < SMALL_N else "")
+    small = "small n" if n < SMALL_N else ""
+    return Entry(count_text(cell), _remarks(cell), n, small, samples_link(cell["cell_id"]))
+
+
+def samples_link(cell_id: str) -> str:
+    """Where the page shows a cell's samples."""
+    return f"#cell={quote(cell_id, safe='')}"
 
 
 def _failed(cell: dict[str, Any]) -> str:
@@ -167,17 +179,19 @@ def _rate(cell: dict[str, Any], name: str) -> Entry:
     return Entry(figures3(value), ends, value if isfinite(value) else None)
 
 
-def _against(cell: dict[str, Any], speedup: Speedup | None) -> tuple[Entry, Entry]:
+def _against(cell: dict[str, Any], speedup: Speedup | None) -> list[Entry]:
     if cell["is_ar"]:
-        return Entry("AR"), Entry("AR")
+        return [Entry("AR")] * 4
     if speedup is None or speedup.why_not is not None:
-        return Entry("–"), Entry("–")
-    return _times(speedup.samples), _times(speedup.tokens)
+        return [Entry("–")] * 4
+    ratios = (speedup.samples, speedup.tokens, speedup.forwards, speedup.token_forwards)
+    return [_times(ratio) for ratio in ratios]
 
 
 def _times(interval: Interval) -> Entry:
     ends = between(interval.low, interval.high, times)
-    return Entry(times(interval.value), ends, interval.value)
+    order = interval.value if isfinite(interval.value) else None
+    return Entry(times(interval.value), ends, order)
 
 
 CONVERGENCE_COLUMNS = (

@@ -95,7 +95,9 @@ def _tile(block_m: int, precise: bool) -> tuple[int, int, int]:
     warps = 8 if block_m == 128 else 4
     if precise:
         return 32, warps, 2
-    return 64, warps, 3 if block_m >= 64 else 4
+    if block_m >= 64:
+        return 64, warps, 3
+    return 64, warps, 2 if block_m == 32 else 4
 
 
 @triton.jit
@@ -165,9 +167,9 @@ def _attend(
     for start in range(low, inner, BLOCK_N):
         key_N = start + tl.arange(0, BLOCK_N)
         k_DN = tl.load(k_base + key_N[None, :] * k_place)
-        score_MN = tl.dot(q_MD, k_DN, input_precision=PRECISION) * scale
-        new_M = tl.maximum(peak_M, tl.max(score_MN, 1))
-        p_MN = tl.exp2(score_MN - new_M[:, None])
+        score_MN = tl.dot(q_MD, k_DN, input_precision=PRECISION)
+        new_M = tl.maximum(peak_M, tl.max(score_MN, 1) * scale)
+        p_MN = tl.exp2(score_MN * scale - new_M[:, None])
         fade_M = tl.exp2(peak_M - new_M)
         total_M = total_M * fade_M + tl.sum(p_MN, 1)
         v_ND = tl.load(v_base + key_N[:, None] * k_place)
@@ -177,13 +179,13 @@ def _attend(
     for start in range(inner, high, BLOCK_N):
         key_N = start + tl.arange(0, BLOCK_N)
         k_DN = tl.load(k_base + key_N[None, :] * k_place, mask=key_N[None, :] < high, other=0.0)
-        score_MN = tl.dot(q_MD, k_DN, input_precision=PRECISION) * scale
+        score_MN = tl.dot(q_MD, k_DN, input_precision=PRECISION)
         seen_MN = (key_N[None, :] < limit_M[:, None]) & (key_N[None, :] < high)
         score_MN = tl.where(seen_MN, score_MN, -float("inf"))
-        new_M = tl.maximum(peak_M, tl.max(score_MN, 1))
+        new_M = tl.maximum(peak_M, tl.max(score_MN, 1) * scale)
         # A query that has seen nothing yet has no peak to subtract.
         safe_M = tl.where(new_M == -float("inf"), 0.0, new_M)
-        p_MN = tl.exp2(score_MN - safe_M[:, None])
+        p_MN = tl.exp2(score_MN * scale - safe_M[:, None])
         fade_M = tl.exp2(peak_M - safe_M)
         total_M = total_M * fade_M + tl.sum(p_MN, 1)
         v_ND = tl.load(v_base + key_N[:, None] * k_place, mask=key_N[:, None] < high, other=0.0)

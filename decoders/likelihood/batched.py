@@ -18,7 +18,7 @@ from decoders.likelihood.reference import draw_masks
 from decoders.models.base import Model, attention_bias
 from decoders.models.fused import fused
 from decoders.noise import seed_of
-from decoders.slots import Timing
+from decoders.slots import Observer, Ran, Span, Timing
 from decoders.types import DecoderError
 
 POSITIONS = 16_384
@@ -114,6 +114,7 @@ class Likelihood:
             raise DecoderError(f"positions must be at least 1, got {positions}")
         self.model, self._limit = model, positions
         self._network = fused(model)
+        self.observer: Observer | None = None
 
     @property
     def is_exact(self) -> bool:
@@ -250,6 +251,14 @@ class Likelihood:
         with Timing(self.model.device) as timing:
             hidden_ND, blank_ND = self._hidden(rows, lengths, cfg_scale)
             values, greedy = self._picked(rows, hidden_ND, blank_ND, cfg_scale)
+        if self.observer is not None:
+            spans = [
+                Span(length, length, len(row.read))
+                for row, length in zip(rows, lengths, strict=True)
+            ]
+            self.observer(
+                Ran("prefill" if self.is_exact else "full pass", timing, tuple(spans * passes))
+            )
         at = 0
         for row, length in zip(rows, lengths, strict=True):
             first = tallies[row.picks[0][0]]

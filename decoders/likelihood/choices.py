@@ -10,7 +10,7 @@ from decoders.likelihood.batched import Item, Likelihood, Value
 from decoders.likelihood.corpus import TextValue, corpus_likelihood
 from decoders.models.base import Model
 from decoders.recipes.likelihood import ByLikelihood
-from decoders.slots import check_request
+from decoders.slots import Observer, check_request
 from decoders.types import DecoderError, Request, Result
 
 
@@ -79,6 +79,14 @@ class LikelihoodEngine:
     @property
     def load(self) -> int:
         return len(self._waiting)
+
+    @property
+    def observer(self) -> Observer | None:
+        return self._likelihood.observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._likelihood.observer = observer
 
     def submit(self, request: Request) -> None:
         if isinstance(request, TextRequest):

@@ -88,10 +88,13 @@ class FastDllm(Decoder):
         return self._on_dream(row) if self.cache == "none" else self._on_dream_in_blocks(row)
 
     def _on_llada(self, row: Row) -> Schedule:
+        # Passes after which the quotas have filled a block; what the ones before wrote is known.
+        planned = min(self.steps_per_block, self.block_length) if self.rule == "fixed" else 1
         for start, stop in row.blocks(self.block_length):
             sampler, step = self._sampler(row), 0
             while True:
                 whole = self.cache == "none" or step == 0
+                blind = step + 1 < planned
                 fed = (0 if whole else start, row.length)
                 if self.cache == "dual" and not whole:
                     fed = (start, stop)
@@ -102,14 +105,15 @@ class FastDllm(Decoder):
                     low=start,
                     high=stop,
                     rule=self._rule(),
-                    amount=share_of(self.block_length, self.steps_per_block, step),
+                    amount=max(1, share_of(self.block_length, self.steps_per_block, step)),
                     sampler=sampler,
                     cached=self.cache != "none",
+                    blind=blind,
                     fresh=step == 0,
                 )
                 step += 1
                 # As published, a block with a cache takes at least one pass that uses it.
-                if seen.masks == 0 and (self.cache == "none" or step > 1):
+                if not blind and seen.masks == 0 and (self.cache == "none" or step > 1):
                     break
                 sampler = _moving(sampler, seen)
             if self.early_stop and seen.stop >= 0:

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from cluster.facts import device_name, versions
-from decoders import make_decoder, make_engine
+from decoders import Decoder, Model, make_decoder, make_engine
 from decoders.models.shapes import PREFIX
 from jobs.bench.draw import draw
 from jobs.bench.growth import Base, exponents, measure
@@ -22,10 +22,19 @@ from jobs.bench.measure import Contender, run_reference, run_round, summary, war
 from jobs.bench.memory import peak_memory
 from jobs.bench.options import parse
 from jobs.bench.rates import Rates, measure_rates
-from jobs.bench.reference import reference_for
+from jobs.bench.reference import Loop, reference_for
 from jobs.bench.show import show
 from jobs.bench.through import Evaluation, evaluate, rows_of
-from jobs.bench.work import Loaded, load, parse_prompts, prompt_ids, requests, write_shape
+from jobs.bench.work import (
+    Ask,
+    Loaded,
+    load,
+    parse_prompts,
+    prompt_ids,
+    requests,
+    task_rows,
+    write_shape,
+)
 from jobs.errors import UserError, run_main
 
 SLOTS = 8
@@ -65,7 +74,7 @@ def bench(
     options: Namespace,
     device: torch.device,
     dtype: str,
-    rows: Sequence[tuple[int, ...]] | None = None,
+    rows: Sequence[Ask] | None = None,
 ) -> dict[str, Any]:
     """Measures every recipe in turns; JSON-serialisable. `rows` are prompts to take instead of
     those that the options name."""
@@ -118,10 +127,17 @@ def bench_through_ray(options: Namespace, device: torch.device, dtype: str) -> d
         raise UserError("--through-ray with a shape needs --checkpoint DIR to write it to")
     source = entry.model
     if source.startswith(PREFIX):
-        write_shape(source, options.checkpoint, str(device), dtype)
+        write_shape(source, options.checkpoint, str(device), dtype, options.tokenizer)
         entry.model = source = str(options.checkpoint)
     evaluation = Evaluation(
-        source, dtype, slots, entry.recipe, entry.settings, prompts, device.type == "cuda"
+        source,
+        dtype,
+        slots,
+        entry.recipe,
+        entry.settings,
+        prompts,
+        on_gpu=device.type == "cuda",
+        warm_up=slots if options.warm_up is None else options.warm_up,
     )
     samples = options.samples or 2 * slots
     with TemporaryDirectory() as folder:
@@ -145,7 +161,7 @@ def _contenders(
     device: torch.device,
     dtype: str,
     loaded: dict[str, Loaded],
-    rows: Sequence[tuple[int, ...]] | None,
+    rows: Sequence[Ask] | None,
 ) -> list[Contender]:
     """The recipes with their models; one model is loaded once."""
     wanted, slots = parse_prompts(options.prompts, options.prompt_length), _slots(options)
@@ -153,7 +169,9 @@ def _contenders(
     contenders = []
     for entry, decoder in pairs:
         if entry.model not in loaded:
-            loaded[entry.model] = load(entry.model, str(device), dtype, options.checkpoint)
+            loaded[entry.model] = load(
+                entry.model, str(device), dtype, options.checkpoint, options.tokenizer
+            )
         one = loaded[entry.model]
         same = [d for e, d in pairs if e.model == entry.model]
         count = options.samples or 2 * slots
@@ -164,10 +182,14 @@ def _contenders(
                 decoder=decoder,
                 engine=make_engine(one.model, decoder, slots),
                 requests=requests(prompts, decoder),
-                loop=reference_for(one.model, decoder) if options.against else None,
+                loop=_loop(options.against, one.model, decoder),
             )
         )
     return contenders
+
+
+def _loop(against: str | None, model: Model, decoder: Decoder) -> Loop | None:
+    return reference_for(model, decoder, plain=against == "plain") if against else None
 
 
 def _slots(options: Namespace) -> int:
@@ -189,6 +211,7 @@ def _report(
     device = contenders[0].model.device
     lengths = sorted(len(r.prompt_ids) for c in contenders for r in c.requests)
     results = [summary(contender, rates) for contender in contenders]
+    wanted = parse_prompts(options.prompts, options.prompt_length)
     found: dict[str, Any] = {
         **_machine(device, dtype),
         "mode": options.mode,
@@ -201,7 +224,8 @@ def _report(
             for source, one in loaded.items()
         },
         "prompts": {
-            "source": parse_prompts(options.prompts, options.prompt_length).describe(),
+            "source": wanted.describe(),
+            "task_rows": task_rows(wanted),
             "tokens": [lengths[0], lengths[len(lengths) // 2], lengths[-1]],
         },
         "copy_bytes_s": rates.copy_bytes_s,
@@ -210,6 +234,7 @@ def _report(
         "results": results,
     }
     if options.against:
+        found["against"] = options.against
         found["speedup_over_reference"] = results[0]["speedup_over_reference"]
         found["tokens_equal"] = all(result["tokens_equal"] for result in results)
     return found

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class Round:
 def warm_up(contender: Contender, samples: int) -> None:
     """Decodes a few samples unmeasured: kernels, graphs and caches are made."""
     chosen = [
-        Request(f"warm-up {n}", request.prompt_ids, request.decoder)
+        replace(request, sid=f"warm-up {n}")
         for n, request in enumerate(contender.requests[:samples])
     ]
     if chosen:
@@ -104,9 +104,7 @@ def _decode(
         if due and engine.load < 2 * engine.slots:
             lap += 1
             for request in requests:
-                engine.submit(
-                    Request(f"{request.sid} lap {lap}", request.prompt_ids, request.decoder)
-                )
+                engine.submit(replace(request, sid=f"{request.sid} lap {lap}"))
     synchronize(device)
     wall_s = time.perf_counter() - began
     return Round(

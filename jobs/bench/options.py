@@ -110,6 +110,12 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--prompt-length", metavar="N[-M]", help="random prompts of N, or N to M, tokens instead"
     )
+    what.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="reads prompts for shapes (default: tiny-mdlm's)",
+    )
     what.add_argument("--samples", type=int, metavar="N", help="a round (default: twice the slots)")
     what.add_argument(
         "--seconds", type=float, metavar="S", help="a round goes on with the same samples so long"
@@ -126,8 +132,9 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--against",
-        choices=("reference",),
-        help="the published way of decoding beside it: a plain loop, one sample at a time",
+        choices=("reference", "plain"),
+        help="one sample at a time beside it. reference: the published way, its caches too. plain: "
+        "the same with stock modules and keys that are kept rotated",
     )
     how.add_argument(
         "--reference-samples", type=int, default=2, metavar="N", help="of the loop, a round (2)"

@@ -1,10 +1,13 @@
 """Decoding as published code does it: one sample, the head over every fed position, the softmax
-over the whole vocabulary, the host asked at every step. The tokens are the engine's in float32.
+over the whole vocabulary, the host asked at every step, and the caches of the published modelling
+file. Beside it the plain loop, which differs in its forward alone: stock modules, and keys that are
+kept rotated. The tokens are the engine's in float32.
 
 Legend: L positions, Q positions fed, V vocabulary; a batch of 1 leads every tensor.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,34 +18,36 @@ from decoders import Decoder, Model, Request
 from decoders.recipes import FastDllm, Llada
 from decoders.recipes.autoregressive import Autoregressive
 from decoders.selection import share_of
+from jobs.bench.published import Kept, Published, is_published
 from jobs.errors import UserError
 
 Loop = Callable[[Model, Request], tuple[int, ...]]
 
 
-def reference_for(model: Model, decoder: Decoder) -> Loop:
-    """The plain loop of a recipe.
+def reference_for(model: Model, decoder: Decoder, plain: bool = False) -> Loop:
+    """The loop of a recipe as published, or the plain one, where they differ: with a cache.
 
     Raises:
         UserError: there is none for the recipe, or not for these settings or this model.
     """
+    loop: Loop
     if isinstance(decoder, Autoregressive):
-        loop, plain = _autoregressive, decoder.temperature == 0
+        loop, fits = _autoregressive, decoder.temperature == 0
     elif type(decoder) is Llada:
         loop = _llada
-        plain = decoder == Llada(
+        fits = decoder == Llada(
             gen_length=decoder.gen_length, steps=decoder.steps, block_length=decoder.block_length
         )
     elif isinstance(decoder, FastDllm):
-        loop = _fast_dllm
-        plain = decoder.temperature == 0 and decoder.rule in ("threshold", "fixed")
-        plain = plain and not decoder.early_stop and decoder.top_p is None
+        loop = partial(_fast_dllm, plain=plain)
+        fits = decoder.temperature == 0 and decoder.rule in ("threshold", "fixed")
+        fits = fits and not decoder.early_stop and decoder.top_p is None
     else:
         raise UserError(
             f"--against reference: there is no plain loop for {decoder.recipe}; "
             "there are loops for llada, fast-dllm and ar"
         )
-    if not plain or model.shift or model.time_conditioned:
+    if not fits or model.shift or model.time_conditioned:
         raise UserError(
             f"--against reference: the plain loop of {decoder.recipe} takes temperature 0, its "
             "published settings (fast-dllm: rules threshold and fixed) and a model without shift"
@@ -98,29 +103,60 @@ def _llada(model: Model, request: Request) -> tuple[int, ...]:
     return tuple(x[0, prompt:].tolist())
 
 
-def _fast_dllm(model: Model, request: Request) -> tuple[int, ...]:
+def _fast_dllm(model: Model, request: Request, plain: bool) -> tuple[int, ...]:
     """Blocks that end when they are full; each begins with a full forward, and the ones after it
     feed everything (no cache), the rest (prefix) or the block alone (dual)."""
     decoder = request.decoder
     assert isinstance(decoder, FastDllm)
     mask = _mask(model)
     x, prompt, size = _canvas(model, request), len(request.prompt_ids), decoder.block_length
+    forward = _forward(model, x.shape[1], decoder.cache, plain)
     for start in range(prompt, x.shape[1], size):
         stop, step = start + size, 0
-        cache = SpanCache(cut=decoder.cache == "prefix") if decoder.cache != "none" else None
         while True:
             low, high = 0, x.shape[1]
-            if cache is not None and step:
+            if decoder.cache != "none" and step:
                 low, high = start, (stop if decoder.cache == "dual" else high)
-            logits = _logits(model, x[:, low:high], cache, low)
+            logits = forward(x, low, high, start)
             fed, edge = x[0, low:high], stop - low
             best, taken = _transfer(model, decoder, fed, logits, edge, step)
             x[0, low:high] = torch.where(taken, best, fed)
             step += 1
             full = int((x[:, start:stop] == mask).sum()) == 0
-            if full and (cache is None or step > 1):
+            if full and (decoder.cache == "none" or step > 1):
                 break
     return tuple(x[0, prompt:].tolist())
+
+
+def _forward(
+    model: Model, length: int, cache: str, plain: bool
+) -> Callable[[Tensor, int, int, int], Tensor]:
+    """Logits [1, Q, V] of positions [low, high) of a row, in a block that begins at `start`."""
+    if cache == "none":
+        return lambda x, low, high, start: _logits(model, x)
+    if plain or not is_published(model):
+        kept = SpanCache(cut=cache == "prefix")
+        return lambda x, low, high, start: _logits(model, x[:, low:high], kept, low)
+    network = Published(model, length)
+    past: Kept = []
+    block = torch.zeros(1, length, dtype=torch.bool, device=model.device)
+
+    def published(x: Tensor, low: int, high: int, start: int) -> Tensor:
+        nonlocal past, block
+        fed = x[:, low:high]
+        if not low:
+            logits, past = network(fed)
+            if cache == "prefix":
+                past = [(keys[:, :, :start], values[:, :, :start]) for keys, values in past]
+        elif cache == "prefix":
+            logits, _ = network(fed, past)
+        else:
+            block = torch.zeros_like(block)
+            block[:, low:high] = True
+            logits, _ = network(fed, past, block)
+        return logits
+
+    return published
 
 
 def _transfer(

@@ -35,6 +35,10 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     )
     console.print(_speeds(found))
     console.print(_passes(found))
+    rows = found["prompts"]["task_rows"]
+    if rows is not None:
+        times = [f"{r['recipe']} {rows / r['samples_s']:,.0f} s" for r in found["results"]]
+        console.print(f"at this rate all {rows:,} of the task: {', '.join(times)}")
     memory = [f"host {found['peak_memory']['host_bytes'] / 1e9:.2f} GB"]
     if "device_bytes" in found["peak_memory"]:
         memory.append(f"GPU {found['peak_memory']['device_bytes'] / 1e9:.2f} GB")
@@ -74,7 +78,7 @@ def _speeds(found: Mapping[str, Any]) -> Table:
         table.add_column(name, no_wrap=True)
     columns = ["slots", "samples/s", "tokens/s", "latency s", "of floor", "in passes", "warm-up s"]
     compared = "speedup_over_reference" in found
-    for name in columns + (["reference", "speedup", "same tokens"] if compared else []):
+    for name in columns + ([found["against"], "speedup", "same tokens"] if compared else []):
         table.add_column(name, justify="right", no_wrap=True)
     for result in found["results"]:
         cells = [

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from jobs.bench.work import Prompts
+from jobs.bench.work import Ask, Prompts
 from jobs.errors import UserError
 
 
@@ -29,6 +29,8 @@ class Evaluation:
     settings: Mapping[str, Any]
     prompts: Prompts
     on_gpu: bool
+    warm_up: int
+    """Rows that an actor decodes before the first that counts."""
 
     def config(self, samples: int, pool: int, seed: int) -> dict[str, Any]:
         """As `jobs.evaluate` reads it."""
@@ -44,11 +46,12 @@ class Evaluation:
             ],
             "seed": seed,
             "trace": False,
-            "cluster": {"pool": pool} | ({} if self.on_gpu else {"num_gpus": 0}),
+            "cluster": {"pool": pool, "warmup": self.warm_up}
+            | ({} if self.on_gpu else {"num_gpus": 0}),
         }
 
 
-def rows_of(config: Mapping[str, Any], folder: Path) -> list[tuple[int, ...]]:
+def rows_of(config: Mapping[str, Any], folder: Path) -> list[Ask]:
     """The prompts of the run, as its manifest has them."""
     from jobs.config import load_config  # it wants pydantic, which a bench alone need not have
     from jobs.plan import Plan
@@ -56,7 +59,8 @@ def rows_of(config: Mapping[str, Any], folder: Path) -> list[tuple[int, ...]]:
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
     rows = Plan(load_config(path)).manifest()
-    return [tuple(ids) for ids in rows["prompt_ids"].to_pylist()]
+    pairs = zip(rows["prompt_ids"].to_pylist(), rows["choices"].to_pylist(), strict=True)
+    return [Ask(tuple(ids), tuple(map(tuple, choices or ()))) for ids, choices in pairs]
 
 
 def evaluate(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerFast
 
 from decoders import (
     Decoder,
@@ -16,8 +18,9 @@ from decoders import (
     load_model,
     load_tokenizer,
 )
+from decoders.likelihood import ChoiceRequest, encode_pair
 from decoders.models.shapes import PREFIX, find_shape, random_model, write_checkpoint
-from evaluators import get_task
+from evaluators import ChoicePrompt, ChoiceTask, Prompt, get_task
 from jobs.bench.memory import HostMemory
 from jobs.bench.rates import synchronize
 from jobs.errors import UserError
@@ -41,6 +44,14 @@ class Loaded:
     """Most of the host's own memory that loading took; pages of the files are not in it."""
 
 
+class Ask(NamedTuple):
+    """One prompt."""
+
+    ids: tuple[int, ...]
+    choices: tuple[tuple[int, ...], ...] = ()
+    """What may stand after it, for the recipe `likelihood`."""
+
+
 @dataclass(frozen=True)
 class Prompts:
     """Which prompts to decode: a task's, or random tokens of given lengths."""
@@ -56,24 +67,31 @@ class Prompts:
         return f"random, {self.low} to {self.high} tokens"
 
 
-def load(source: str, device: str, dtype: str, checkpoint: Path | None = None) -> Loaded:
+def load(
+    source: str,
+    device: str,
+    dtype: str,
+    checkpoint: Path | None = None,
+    tokens: Path | None = None,
+) -> Loaded:
     """A checkpoint, or a shape with random weights.
 
     Args:
         checkpoint: where a shape is written first, to be loaded from there.
+        tokens: folder of the tokenizer that a shape reads with.
 
     Raises:
         DecoderError: there is no such model, or it cannot be loaded.
-        UserError: the shape cannot be written.
+        UserError: the shape cannot be written, or the tokenizer not be read.
     """
     if source.startswith(PREFIX) and checkpoint is not None:
-        write_shape(source, checkpoint, device, dtype)
+        write_shape(source, checkpoint, device, dtype, tokens)
         source = str(checkpoint)
     began = time.perf_counter()
     with HostMemory() as memory:
         if source.startswith(PREFIX):
             model = random_model(find_shape(source), device, dtype)
-            tokenizer = load_tokenizer(find_checkpoint(TOKENIZER))
+            tokenizer = _tokenizer(tokens)
         else:
             found = find_checkpoint(source)
             model, tokenizer = load_model(found, device, dtype), load_tokenizer(found)
@@ -81,7 +99,18 @@ def load(source: str, device: str, dtype: str, checkpoint: Path | None = None) -
     return Loaded(source, model, tokenizer, time.perf_counter() - began, memory.added_bytes)
 
 
-def write_shape(source: str, folder: Path, device: str, dtype: str) -> None:
+def _tokenizer(folder: Path | None) -> Any:
+    if folder is None:
+        return load_tokenizer(find_checkpoint(TOKENIZER))
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--tokenizer {folder}: cannot be loaded: {error}") from error
+
+
+def write_shape(
+    source: str, folder: Path, device: str, dtype: str, tokens: Path | None = None
+) -> None:
     """Writes a shape's random model as a checkpoint, unless there is one.
 
     Raises:
@@ -89,7 +118,7 @@ def write_shape(source: str, folder: Path, device: str, dtype: str) -> None:
     """
     if (folder / "config.json").exists():
         return
-    tokens = find_checkpoint(TOKENIZER).folder
+    tokens = tokens or find_checkpoint(TOKENIZER).folder
     try:
         write_checkpoint(find_shape(source), folder, tokens, device, dtype)
     except OSError as error:
@@ -124,12 +153,12 @@ def parse_prompts(task: str | None, length: str | None) -> Prompts:
 
 def prompt_ids(
     wanted: Prompts, loaded: Loaded, decoders: Sequence[Decoder], count: int, seed: int
-) -> list[tuple[int, ...]]:
+) -> list[Ask]:
     """`count` prompts that fit the model with every decoder's canvas, in a fixed random order; a
     task with fewer begins anew.
 
     Raises:
-        UserError: none fits.
+        UserError: none fits, or a recipe wants choices and the task has none.
     """
     model, chooser = loaded.model, random.Random(seed)
 
@@ -145,17 +174,22 @@ def prompt_ids(
         special = {model.mask_id, model.eos_id, model.eot_id, *model.stop_ids}
         usual = [token for token in range(min(model.vocabulary, 4096)) if token not in special]
         lengths = [chooser.randint(wanted.low, wanted.high) for _ in range(count)]
-        return [tuple(chooser.choices(usual, k=length)) for length in lengths]
+        some = tuple((token,) for token in usual[:4])
+        return [Ask(tuple(chooser.choices(usual, k=length)), some) for length in lengths]
     task = get_task(wanted.task)
+    if any(d.engine == "likelihood" for d in decoders) and not isinstance(task, ChoiceTask):
+        raise UserError(f"--prompts: {wanted.task} has no choices; recipe likelihood scores some")
     samples = task.load(None)
     prompts = task.prompts(samples, wanted.shots, None)
     order = list(range(len(prompts)))
     chooser.shuffle(order)
-    found: list[tuple[int, ...]] = []
+    found: list[Ask] = []
     for index in order:
-        ids = tuple(loaded.tokenizer(prompts[index].text, verbose=False)["input_ids"])
-        if fits(len(ids)) and max(ids) < model.vocabulary and model.mask_id not in ids:
-            found.append(ids)
+        ask = _read(loaded.tokenizer, prompts[index])
+        tokens = set(ask.ids).union(*ask.choices)
+        room = len(ask.ids) + max(map(len, ask.choices), default=0)
+        if fits(room) and max(tokens) < model.vocabulary and model.mask_id not in tokens:
+            found.append(ask)
         if len(found) == count:
             return found
     if not found:
@@ -166,8 +200,24 @@ def prompt_ids(
     return [found[n % len(found)] for n in range(count)]
 
 
-def requests(
-    prompts: Sequence[tuple[int, ...]], decoder: Decoder, prefix: str = ""
-) -> list[Request]:
+def task_rows(wanted: Prompts) -> int | None:
+    """Samples of the whole task, if there is one."""
+    return None if wanted.task is None else len(get_task(wanted.task).load(None))
+
+
+def _read(tokenizer: Any, prompt: Prompt) -> Ask:
+    def encode(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+        return ids
+
+    if not isinstance(prompt, ChoicePrompt):
+        return Ask(tuple(encode(prompt.text)))
+    pairs = [encode_pair(encode, prompt.text, choice) for choice in prompt.choices]
+    return Ask(pairs[0][0], tuple(answer for _, answer in pairs))
+
+
+def requests(asks: Sequence[Ask], decoder: Decoder) -> list[Request]:
     """One request a prompt."""
-    return [Request(f"{prefix}{n}", ids, decoder) for n, ids in enumerate(prompts)]
+    if decoder.engine == "likelihood":
+        return [ChoiceRequest(str(n), ids, decoder, choices=c) for n, (ids, c) in enumerate(asks)]
+    return [Request(str(n), ask.ids, decoder) for n, ask in enumerate(asks)]

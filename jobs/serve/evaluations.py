@@ -34,6 +34,7 @@ class EvaluationService:
 
         Raises:
             BadRequest: the configuration is not valid, or asks for what is not allowed.
+            ServiceError: the cluster does not answer.
         """
         file = self._settings.configs / asked.config
         if not file.is_file():
@@ -46,7 +47,7 @@ class EvaluationService:
                 raise UserError("no decoder names a model, so there is nothing to run")
             name = f"{config.name}-{digest(config.model_dump(mode='json'), 8)}"
             out = str(self._settings.out.resolve() / name)
-            return self.state(submit(config, out, address=self._settings.address))
+            return self.state(submit(config, out, client=self._client()))
         except ServiceError:
             raise
         except MENDABLE as error:
@@ -88,10 +89,7 @@ class EvaluationService:
             check_id(job)
         except UserError as error:
             raise unknown from error
-        try:
-            client = connect(self._settings.address)
-        except UserError as error:
-            raise ServiceError(str(error)) from error
+        client = self._client()
         try:
             with asking(client.get_address(), job):
                 info = client.get_job_info(job)
@@ -100,6 +98,12 @@ class EvaluationService:
         if self._folder(info).parent != self._settings.out.resolve():
             raise unknown
         return client, info
+
+    def _client(self) -> Any:
+        try:
+            return connect(self._settings.address)
+        except UserError as error:
+            raise ServiceError(str(error)) from error
 
     def _folder(self, info: Any) -> Path:
         return Path(str((info.metadata or {}).get(OUT, "/")))

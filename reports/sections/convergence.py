@@ -1,7 +1,9 @@
 """How early answers are right, and texts settled."""
 
 from reports.analysis import Analysis
+from reports.duration import duration_chart
 from reports.figures import convergence_chart
+from reports.figures_rows import lost_chart
 from reports.sections.base import Section
 from reports.settling import SETTLING_COLUMNS, settling_chart, settling_rows
 from reports.tables import CONVERGENCE_COLUMNS, convergence_rows
@@ -16,5 +18,10 @@ def convergence(found: Analysis) -> Section:
             "settling_columns": SETTLING_COLUMNS,
             "settling_rows": settling_rows(found.settled),
         },
-        (convergence_chart(found.traces), settling_chart(found.settled, found.cells)),
+        (
+            convergence_chart(found.traces),
+            lost_chart(found.traces),
+            duration_chart(found.durations, found.cells),
+            settling_chart(found.settled, found.cells),
+        ),
     )

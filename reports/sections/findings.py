@@ -2,15 +2,24 @@
 
 from typing import Any
 
+import pandas as pd
+
 from reports.analysis import Analysis
 from reports.cells import records
 from reports.load import Run
 from reports.schema import STATUSES
 from reports.sections.base import Section
+from reports.tables import Column, Entry
 from reports.text import shortened
 from reports.verdict import verdicts
 
-MOST_FAILURES = 20
+FAILURE_COLUMNS = (
+    Column("task", "benchmark", number=False),
+    Column("model", "of the row", number=False),
+    Column("status", "what became of it", number=False),
+    Column("message", "the row's own", number=False, wrapped=True),
+    Column("rows", "with this message"),
+)
 
 
 def findings(found: Analysis) -> Section:
@@ -28,7 +37,8 @@ def findings(found: Analysis) -> Section:
             ),
             "bundled": [name for name, model in models.items() if _is_bundled(name, model)],
             "statuses": _statuses(found.run),
-            "failures": _failures(found),
+            "failure_columns": FAILURE_COLUMNS,
+            "failures": _failure_rows(failures(found)),
         },
     )
 
@@ -42,20 +52,33 @@ def _statuses(run: Run) -> list[tuple[str, int]]:
     return [(status.replace("_", " "), int(counts.get(status, 0))) for status in STATUSES]
 
 
-def _failures(found: Analysis) -> list[dict[str, Any]]:
+def failures(found: Analysis) -> pd.DataFrame:
     """Rows without a result by run, task, model, status and message, most frequent first."""
+    names = ["run", "task", "model", "status", "error"]
     samples = found.run.samples
     bad = samples[~samples["status"].isin(["ok", "not_executed"])]
     if bad.empty:
-        return []
+        return pd.DataFrame(columns=[*names, "rows"])
     runs = dict(zip(found.cells["cell_id"], found.cells["run"], strict=True))
     kinds = bad.assign(
         run=[runs[cell_id] for cell_id in bad["cell_id"]],
         error=[_message(text) for text in bad["error"]],
     )
-    counted = kinds.groupby(["run", "task", "model", "status", "error"], sort=False).size()
-    frame = counted.rename("rows").reset_index().sort_values("rows", ascending=False)
-    return records(frame.head(MOST_FAILURES))
+    counted = kinds.groupby(names, sort=False).size()
+    return counted.rename("rows").reset_index().sort_values("rows", ascending=False, kind="stable")
+
+
+def _failure_rows(counted: pd.DataFrame) -> list[list[Entry]]:
+    return [
+        [
+            Entry(row["task"], row["run"], row["task"]),
+            Entry(row["model"], order=row["model"]),
+            Entry(row["status"].replace("_", " "), order=row["status"]),
+            Entry(row["error"], order=row["error"]),
+            Entry(f"{row['rows']:,}", order=row["rows"]),
+        ]
+        for row in records(counted)
+    ]
 
 
 def _message(error: object) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from reports.analysis import Analysis
 from reports.cells import records
+from reports.history import judged
 from reports.load import Run
 from reports.schema import STATUSES
 from reports.sections.base import Section
@@ -19,6 +20,7 @@ def setting(found: Analysis) -> Section:
         {
             "models": {name: _model(model) for name, model in about.get("models", {}).items()},
             "runs": [_run(found, label, run) for label, run in found.members],
+            "verdicts": {entry.label: entry for entry in judged(found.run)},
             "modes": modes(found),
             "fewest": int(cells["rows"].min()) if len(cells) else 0,
             "most": int(cells["rows"].max()) if len(cells) else 0,

@@ -3,7 +3,8 @@
 from reports.analysis import Analysis
 from reports.cells import LIKELIHOOD, records
 from reports.figures_forwards import drafts_chart
-from reports.figures_speed import frontier_chart, speedup_chart
+from reports.figures_rows import SPREADS, spread_chart, spreads
+from reports.figures_speed import costs_chart, frontier_chart, speedup_chart
 from reports.sections.base import Section
 from reports.sections.setting import MODES, modes
 
@@ -14,7 +15,13 @@ def speed(found: Analysis) -> Section:
         "speed",
         {"modes": modes(found), "refusals": _refusals(found)},
         (
+            *(
+                spread_chart(cells, spreads(found.costs, quantity), quantity, mode)
+                for quantity in SPREADS
+                for mode in MODES
+            ),
             *(speedup_chart(cells, found.compared, mode) for mode in MODES),
+            *(costs_chart(cells, found.compared, mode) for mode in MODES),
             *(frontier_chart(cells, mode) for mode in MODES),
             drafts_chart(cells),
         ),

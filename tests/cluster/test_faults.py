@@ -4,8 +4,11 @@ parts that are left."""
 import asyncio
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -22,6 +25,7 @@ from cluster.cells import Cell, ModelSpec
 from cluster.manifest import Item, build
 from cluster.parts import finished, read_parts
 from cluster.store import Store
+from cluster.witness import Witness
 from cluster.worker import FAILED
 from decoders import make_decoder
 from evaluators import Prompt, Sample
@@ -96,6 +100,29 @@ def test_rows_that_kill_hang_or_raise_harm_nobody_else(tmp_path: Path) -> None:
     again = sum(times[word] - 1 for word in words if word.startswith("plain"))
     assert again <= deaths * 2 * SLOTS, "at most what was in flight"
     assert max(times.values()) <= 3
+
+
+def test_a_model_whose_load_kills_is_named_after_three_deaths(tmp_path: Path) -> None:
+    prepare(tmp_path, CELL, rows(["plain"]))
+    command = [sys.executable, "-m", "tests.soak.lives", str(tmp_path), "60", "LoadCrashedWorker"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    reason, ends = done.stdout.splitlines()
+    assert json.loads(ends) == [-signal.SIGSEGV] * 3 + [0]
+    told = "a worker died 3 times while it loaded tiny-mdlm, the last time by SIGSEGV"
+    assert reason == told
+    assert not began(tmp_path), "no row was touched"
+
+
+def test_a_death_that_leaves_no_word_is_taken_for_the_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    witness = Witness("a1")
+    assert witness.last_words() == "on another node"
+    with witness.watching():
+        assert "by SIGKILL" in witness.last_words(), "what a process that is gone would leave"
+    assert list(tmp_path.iterdir()) == []
 
 
 def decode(folder: Path, table: pa.Table) -> list[str]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.__main__ import SPECIAL, soak
+from tests.soak.__main__ import soak
 from tests.soak.bench import Bench, bench, executions, kill, samples, wait_for, write_data
 
-ROWS = 150
+ROWS = 60
+POISON = {7: "KILL", 23: "RAISE"}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +32,10 @@ def prepare(folder: Path, special: dict[int, str] | None = None) -> tuple[Path, 
 
 
 def test_kills_of_worker_ledger_and_driver_lose_nothing(cluster: Bench, tmp_path: Path) -> None:
-    figures = soak(cluster, kills=4, rows=400, seed=5, every=60, folder=tmp_path)
+    figures = soak(cluster, kills=4, rows=300, seed=5, every=60, folder=tmp_path, special=POISON)
     assert figures.good, str(figures)
-    assert figures.kills.total() == 4
-    assert figures.rows % 800 == 0
-    assert len(SPECIAL) == 3
+    assert figures.kills.total() >= 4
+    assert figures.rows % 600 == 0
 
 
 def test_a_stop_is_clean_and_the_same_command_goes_on(cluster: Bench, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import torch
 
 from decoders.noise import CounterNoise, seed_of
-from decoders.sampling import categorical, gumbel_argmax
+from decoders.sampling import categorical, gumbel_argmax, gumbel_scores, leader
 
 
 def draw(seeds: list[int], step: int, places: list[int], vocabulary: int = 7) -> torch.Tensor:
@@ -48,3 +48,24 @@ def test_gumbel_race_samples_the_softmax() -> None:
         assert torch.allclose(share, expected, atol=0.015)
     greedy = gumbel_argmax(logits.expand(rows, 1, 4), 0.0, race)
     assert (greedy == 2).all()
+
+
+def test_a_race_in_parts_has_the_same_winner() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 4, 50, generator=generator)
+    logits[0, 0, [7, 33]] = 9.0
+    logits[1, 2, :20] = -torch.inf
+    places = (torch.tensor([3, 5, 8]), torch.tensor([1, 2, 3]), torch.arange(4).expand(3, -1))
+    whole = CounterNoise().race(*places, 50)
+    for temperature in (0.0, 0.7):
+        parts = [
+            (low, CounterNoise().race_of(*places, range(low, min(low + 8, 50))))
+            for low in range(0, 50, 8)
+        ]
+        assert torch.equal(torch.cat([race for _, race in parts], -1), whole)
+        found = leader(
+            (low, gumbel_scores(logits[..., low : low + 8], temperature, race))
+            for low, race in parts
+        )
+        assert torch.equal(found, gumbel_argmax(logits, temperature, whole))
+    assert leader([(0, logits[..., :20]), (20, logits[..., 20:])])[0, 0] == 7

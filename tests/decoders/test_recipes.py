@@ -11,6 +11,8 @@ import torch
 
 from decoders import DecoderError, Model, Request, Result, make_decoder, make_engine
 from decoders.likelihood import masked_likelihood
+from decoders.proposal import Proposer
+from decoders.schedule import Row, Seen
 from tests import conformance
 
 MODELS = conformance.loader(Path(__file__).parent / "models")
@@ -301,3 +303,39 @@ def test_likelihood_spreads_its_masks_evenly() -> None:
         masked_likelihood(model, PROMPT, answer, 5, 2, torch.Generator())
     with pytest.raises(DecoderError, match="at least one token"):
         masked_likelihood(model, PROMPT, [], 1, 1, torch.Generator())
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_fixed_quotas_are_asked_after_once_a_block(cache: str) -> None:
+    decoder = make_decoder("fast-dllm", {"cache": cache, "rule": "fixed", "steps": 16})
+    assert decoder.gen_length == 64 and decoder.block == 32
+    schedule = decoder.schedule(Row(prompt=5, length=69, shift=0, block=32))
+    seen = Seen(0, 4, 0, False, -1, 0, False, 0.0)
+    asked = [next(schedule)]
+    with pytest.raises(StopIteration):
+        while True:
+            asked.append(schedule.send(seen))
+    assert [ask.blind for ask in asked] == ([True] * 7 + [False]) * 2
+    assert sum(ask.amount for ask in asked) == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "given"),
+    [
+        ("llada_a", "llada", {"steps": 8}),
+        ("llada_a", "fast-dllm", {"block_length": 8, "threshold": 0.3}),
+        ("llada_a", "fast-dllm", {"block_length": 8, "rule": "fixed", "steps": 6}),
+        ("dream_a", "dream", {"steps": 8, "alg": "entropy"}),
+        ("dream_a", "fast-dllm", {"block_length": 8, "threshold": 0.3}),
+    ],
+)
+def test_logits_of_masks_alone_change_nothing(
+    name: str, recipe: str, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = decode(MODELS(name), recipe, **given)
+    monkeypatch.setattr(Proposer, "_masks_do", lambda *_: False)
+    wanted = decode(MODELS(name), recipe, **given)
+    assert found.output_ids == wanted.output_ids and found.nfe == wanted.nfe
+    assert found.commit_steps == wanted.commit_steps
+    assert found.trace is not None and wanted.trace is not None
+    assert np.allclose(found.trace.confidence, wanted.trace.confidence, atol=1e-6, equal_nan=True)

@@ -78,18 +78,20 @@ def causal() -> Model:
         ("ar", {}),
     ],
 )
-def test_the_plain_loop_emits_the_tokens_of_the_engine(recipe: str, settings: dict) -> None:
+def test_the_loops_emit_the_tokens_of_the_engine(recipe: str, settings: dict) -> None:
     model = causal() if recipe == "ar" else MODELS("llada_a")
     decoder = make_decoder(recipe, {"gen_length": 32, **settings})
-    engine, loop = make_engine(model, decoder, 3), reference_for(model, decoder)
+    engine = make_engine(model, decoder, 3)
     asked = [Request(str(n), prompt, decoder) for n, prompt in enumerate(PROMPTS)]
     for request in asked:
         engine.submit(request)
     emitted = {}
     while engine.load:
         emitted |= {result.sid: result.output_ids for result in engine.step()}
-    with torch.inference_mode():
-        assert emitted == {request.sid: loop(model, request) for request in asked}
+    for plain in (False, True):
+        loop = reference_for(model, decoder, plain)
+        with torch.inference_mode():
+            assert emitted == {request.sid: loop(model, request) for request in asked}
 
 
 def test_the_costs_of_a_position_by_hand() -> None:
@@ -163,6 +165,13 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["peak_memory"]["host_bytes"] > 1e7
 
 
+def test_choices_are_scored_in_one_forward(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--recipe", "likelihood", "--json", "--device", "cpu"]) == 0
+    found = json.loads(capsys.readouterr().out)["results"][0]
+    assert found["samples"] == 4 and found["nfe"] == 1
+    assert found["steps"]["full pass"]["rows"] == 2 and found["share_of_floor"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -172,6 +181,8 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
         (["--recipe", "llada", "--set", "steps"], "KEY=VALUE"),
         (["--prompts", "gsm8k-9shot"], "at most 8 shots"),
         (["--prompts", "gsm9k"], "gsm8k"),
+        (["--recipe", "likelihood"], "gsm8k has no choices"),
+        (["--model", "shape:llada-tiny", "--tokenizer", "nowhere"], "--tokenizer nowhere"),
         (["--prompt-length", "20-10"], "--prompt-length wants"),
         (["--prompt-length", "8", "--prompts", "gsm8k"], "not both"),
         (["--prompt-length", "2000"], "do not fit the 1024"),

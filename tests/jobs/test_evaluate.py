@@ -90,7 +90,7 @@ def test_a_run_leaves_a_whole_directory(whole: tuple[Path, str]) -> None:
     success = json.loads((out / "_SUCCESS.json").read_text())
     assert success["rows"] == 27
     listed = {entry["table"]: entry for entry in success["files"]}
-    assert set(listed) == {"samples", "steps", "cells"}
+    assert set(listed) == {"samples", "steps", "cells", "vocabulary"}
     facts = json.loads((out / "run.json").read_text())
     assert facts["config"]["name"] == "small"
     assert "torch" in facts["versions"]
@@ -101,10 +101,12 @@ def test_a_run_leaves_a_whole_directory(whole: tuple[Path, str]) -> None:
         "run.json",
         "manifest.parquet",
         "report.html",
+        "report.tables",
         "progress.json",
         "samples",
         "steps",
         "cells",
+        "vocabulary",
     }
 
 
@@ -299,7 +301,11 @@ def test_a_run_directory_may_be_a_uri(
     place = f"fsspec+file://{tmp_path}/run"
     assert run(place, "--limit", "2") == 0
     assert "run/report.html" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"report.html", "samples"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {
+        "report.html",
+        "report.tables",
+        "samples",
+    }
     found, expected = outputs(tmp_path / "run"), outputs(whole[0])
     assert len(found) == 12
     assert found == {key: expected[key] for key in found}

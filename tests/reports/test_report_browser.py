@@ -166,6 +166,25 @@ def test_a_table_sorts(plain: Path, visit: Open) -> None:
     assert steps() == sorted(steps(), reverse=True)
 
 
+def test_a_table_filters_by_words_and_task(plain: Path, visit: Open) -> None:
+    page = visit(plain).page
+    controls = page.locator("[data-table=cells]")
+    rows = page.locator("#cells tbody tr")
+    total = rows.count()
+    words = controls.get_by_role("searchbox", name="Filter")
+    words.focus()
+    page.keyboard.type("LATENCY tiny-ar")
+    kept = rows.locator("visible=true").all_inner_texts()
+    assert len(kept) == 2 and all("tiny-ar" in row and "latency" in row for row in kept)
+    assert controls.locator("output").inner_text() == f"2 of {total} rows"
+    controls.get_by_role("combobox", name="Task").select_option("humaneval")
+    assert rows.locator("visible=true").count() == 1
+    words.fill("")
+    assert rows.locator("visible=true").count() == total // 2
+    rows.locator("visible=true").first.get_by_role("link").click()
+    assert "#cell=" in page.url and page.locator("#explorer").is_visible()
+
+
 def test_steps_and_samples_by_keyboard(plain: Path, visit: Open) -> None:
     found = visit(plain)
     page, keyboard = found.page, found.page.keyboard

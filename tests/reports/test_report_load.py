@@ -36,14 +36,16 @@ def test_reads_what_the_success_file_lists_and_nothing_else(make_run: MakeRun) -
     assert "output_text" not in run.samples and "sid" in run.samples
     sids = list(run.samples["sid"])
     assert run.texts(sids[:2])["target"].to_dict() == {sids[0]: "2", sids[1]: "3"}
-    traced = run.traced()
-    assert traced == set(sids[:3])
-    assert len(run.traces(sids[:2])) == 8
+    diffusion, baseline = run.cells["cell_id"]
+    assert run.rows(diffusion)["sid"].tolist() == sids[:3] and run.rows("no such cell").empty
+    assert run.traces(diffusion)["row"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert run.traces(diffusion)["step"].tolist() == [1, 2, 3, 4] * 3
+    assert run.traces(baseline).empty and run.traces("no such cell").empty
 
 
 def test_a_run_without_traces_has_none(make_run: MakeRun) -> None:
     run = load(make_run(tasks=("gsm8k",), budgets=(4,), n=3, traces=False))
-    assert run.traced() == frozenset() and run.traces(run.samples["sid"]).empty
+    assert all(run.traces(cell_id).empty for cell_id in run.cells["cell_id"])
 
 
 def test_unfinished_run_says_what_to_do(make_run: MakeRun) -> None:

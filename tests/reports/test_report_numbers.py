@@ -142,14 +142,14 @@ def test_convergence_by_hand(by_hand: Run) -> None:
 
 
 def test_stops_before_the_first_verdict_are_wrong() -> None:
-    trace = pd.DataFrame({"sid": ["a", "a"], "step": [2, 3], "correct": [1, 1]})
+    trace = pd.DataFrame({"row": [0, 0], "step": [2, 3], "correct": [1, 1]})
     assert stop_curve(trace, 4)["accuracy"].tolist() == [0, 1, 1, 1]
 
 
 def test_steps_that_nobody_looked_at_are_left_out() -> None:
     trace = pd.DataFrame(
         {
-            "sid": ["a"] * 4 + ["b"] * 3,
+            "row": [0] * 4 + [1] * 3,
             "step": [1, 2, 3, 4, 1, 2, 3],
             "correct": [None, 0, None, 1, None, 1, 1],
         }

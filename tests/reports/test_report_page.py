@@ -90,7 +90,9 @@ def test_the_page_needs_no_network(make_run: MakeRun) -> None:
         assert tag not in ("iframe", "object", "embed", "base", "form", "img", "video", "audio")
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href", "srcset", "action", "data", "poster"):
-            assert (attributes.get(name) or "data:").startswith(("data:", "#")), (tag, attributes)
+            assert (attributes.get(name) or "data:").startswith(
+                ("data:", "#", "./report.tables/")
+            ), (tag, attributes)
     own = [script for script in found.scripts if "plotly.js v" not in script[:200]]
     assert len(own) == 4
     assert not [text for text in own if re.search(r"https?:|@import|url\(|fetch\(", text)]
@@ -131,7 +133,9 @@ def test_hostile_names_are_text(make_run: MakeRun) -> None:
     found = Page(text)
     assert "<b>\\ud800\\u202e" in found.text
     assert all(hostile in found.text for hostile in HOSTILE[:4])
-    assert not [tag for tag, _ in found.tags if tag in ("img", "a")]
+    assert not [tag for tag, _ in found.tags if tag == "img"]
+    links = [str(attributes["href"]) for tag, attributes in found.tags if tag == "a"]
+    assert links and all(link.startswith(("#cell=", "./report.tables/")) for link in links)
 
 
 def test_hidden_characters_are_shown(make_run: MakeRun) -> None:
@@ -174,8 +178,15 @@ def test_figures_are_what_plotly_understands(make_run: MakeRun) -> None:
             assert figure["layout"][axis]["title"]["text"], name
     charts = {name.rpartition("-")[0] for name in figures}
     modes = ("throughput", "latency")
-    assert charts == {"accuracy", "perplexity", "convergence", "forwards"} | {
-        f"{chart}-{mode}" for chart in ("speedup", "frontier") for mode in modes
+    by_mode = ("speedup", "costs", "frontier", "spread-nfe", "spread-decode_s")
+    assert charts == {
+        "accuracy",
+        "perplexity",
+        "convergence",
+        "lost",
+        "duration",
+        "forwards",
+        *(f"{chart}-{mode}" for chart in by_mode for mode in modes),
     }
 
 
@@ -246,7 +257,7 @@ def test_the_page_replaces_the_old_one_or_leaves_it(
     path, out = make_run(**SMALL), tmp_path / "new" / "out.html"
     assert render(path, out) == out
     before = out.read_bytes()
-    assert os.listdir(out.parent) == ["out.html"]
+    assert sorted(os.listdir(out.parent)) == ["out.html", "out.tables"]
     assert render(path, out).read_bytes() == before, "the same run gives the same page"
 
     def broken(source: str, target: str) -> None:
@@ -256,7 +267,7 @@ def test_the_page_replaces_the_old_one_or_leaves_it(
     with pytest.raises(ReportError, match=r"out.html cannot be written: disk full"):
         render(path, out)
     assert out.read_bytes() == before
-    assert os.listdir(out.parent) == ["out.html"]
+    assert sorted(os.listdir(out.parent)) == ["out.html", "out.tables"]
 
 
 def _printed(run: Path, width: int) -> list[str]:

@@ -50,7 +50,9 @@ def test_rows_are_read_from_the_run_that_they_are_of(make_run: MakeRun) -> None:
     assert sids.is_unique and len(sids) == 24
     texts = run.texts([sids.iloc[0], sids.iloc[12]])
     assert texts.loc[[sids.iloc[0], sids.iloc[12]], "output_text"].tolist() == ["one", "two"]
-    assert run.traced() == set(run.traces(sids)["sid"]) and len(run.traced()) == 12
+    traced = [cell for cell in run.cells["cell_id"] if len(run.traces(cell))]
+    assert len(traced) == 2 and all("llada" in cell for cell in traced)
+    assert [run.traces(cell)["row"].nunique() for cell in traced] == [6, 6]
     assert len(run.digests()) == 24
 
 

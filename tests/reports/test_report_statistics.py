@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from reports import statistics
 from reports.statistics import (
     Interval,
     bootstrap_of_sums,
@@ -113,13 +112,20 @@ def test_bca_equals_scipy_on_the_same_draws() -> None:
     assert interval.low < interval.value < interval.high
 
 
-def test_bootstrap_is_the_same_every_time_and_in_any_chunks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    columns = _speeds(17, seed=5)
-    whole = paired_rate_ratio(*columns.T)
-    monkeypatch.setattr(statistics, "_DRAWS_PER_CHUNK", 17 * 30)
-    assert paired_rate_ratio(*columns.T) == whole
+def test_bootstrap_draws_whole_rows_and_the_same_ones_every_time() -> None:
+    columns, seen = _speeds(17, seed=5), []
+
+    def ratio(sums: np.ndarray) -> np.ndarray:
+        seen.append(sums)
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+    first, again = (bootstrap_of_sums(columns, ratio, resamples=50, seed=3) for _ in range(2))
+    assert first == again
+    picked = np.random.default_rng(3).integers(0, 17, (50, 17))
+    assert any(
+        sums.shape == (50, 4) and np.allclose(sums, columns[picked].sum(axis=1), rtol=1e-14)
+        for sums in seen
+    )
 
 
 @pytest.mark.parametrize("p", [0.9, 0.95, 0.975])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 from scipy import stats
@@ -179,6 +180,16 @@ def test_spearman_equals_scipy(seed: int) -> None:
     found = spearman(x, y)
     assert found.value == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
     assert found.low < found.value < found.high and found.n == 25
+
+
+def test_spearman_of_each_draw_equals_pandas() -> None:
+    rng = np.random.default_rng(4)
+    x, y = rng.integers(0, 5, 30).astype(float), rng.normal(size=30)
+    picked = np.random.default_rng(0).integers(0, 30, (200, 30))
+    drawn = [pd.Series(x[row]).corr(pd.Series(y[row]), method="spearman") for row in picked]
+    found = spearman(x, y, resamples=200)
+    ends = (found.low, found.high)
+    assert ends == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=1e-12)
 
 
 def test_spearman_covers() -> None:

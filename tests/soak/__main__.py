@@ -11,10 +11,10 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,10 @@ from tests.soak.worker import EXECUTIONS
 
 SPECIAL = {7: "KILL", 23: "RAISE", 41: "KILL"}
 EXPECTED = {"KILL": "quarantined", "RAISE": "error"}
+WEIGHTS = {"worker": 50, "lease actor": 40, "driver": 10}
+TITLES = {"worker": "MapWorker", "lease actor": "Desk"}
+AT_ONCE = (1, 2, 3)
+"""Processes that are killed in one moment."""
 BLOCK = 16
 POOL = 2
 IN_FLIGHT = 4 * BLOCK
@@ -42,7 +46,11 @@ class Figures:
     recomputed: int = 0
     allowed: int = 0
     """Rows in flight at the kills and at the deaths by poison: what may be recomputed."""
-    wall_s: float = 0.0
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def wall_s(self) -> float:
+        return time.monotonic() - self.began_s
 
     @property
     def good(self) -> bool:
@@ -64,25 +72,36 @@ class Figures:
         return "\n".join(lines)
 
 
-def soak(cluster: Bench, *, kills: int, rows: int, seed: int, every: int, folder: Path) -> Figures:
-    """Runs until so many processes were killed; every run ends, is committed and is checked."""
-    dice, figures, began = random.Random(seed), Figures(), time.monotonic()
-    data = write_data(folder / "data", rows, SPECIAL)
+def soak(
+    cluster: Bench,
+    *,
+    kills: int,
+    rows: int,
+    seed: int,
+    every: int,
+    folder: Path,
+    special: Mapping[int, str] = SPECIAL,
+) -> Figures:
+    """Runs until so many processes were killed; every run ends, is committed and is checked.
+    `special` rows do what their word says."""
+    dice, figures = random.Random(seed), Figures()
+    data = write_data(folder / "data", rows, special)
     while figures.kills.total() < kills:
         out = folder / f"run{figures.runs}"
         (out / EXECUTIONS).mkdir(parents=True)
         before = figures.kills.copy()
         _one_run(cluster, out, data, kills, figures, dice, every)
-        _check(out, figures, figures.kills - before)
+        _check(out, figures, figures.kills - before, special)
         figures.runs += 1
-        print(
-            f"{time.monotonic() - began:6.0f} s  run {figures.runs}: "
-            f"{figures.kills.total()} kills, {figures.rows} rows, {figures.recomputed} recomputed",
-            flush=True,
-        )
+        _tell(figures, f"{figures.rows} rows, {figures.recomputed} recomputed")
         shutil.rmtree(out)
-    figures.wall_s = time.monotonic() - began
     return figures
+
+
+def _tell(figures: Figures, what: str) -> None:
+    """A line, so that one sees it going on."""
+    killed = f"{figures.kills.total()} kills"
+    print(f"{figures.wall_s:6.0f} s  run {figures.runs}: {killed}, {what}", flush=True)
 
 
 def _one_run(
@@ -101,7 +120,7 @@ def _one_run(
     due = 0
     try:
         while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(TimeoutError):
                 code = driver.wait(0.02)
                 if code == 0:
                     return
@@ -110,21 +129,22 @@ def _one_run(
                 driver = cluster.drive(out, *arguments)
             if figures.kills.total() >= kills or begun(out) < due:
                 continue
-            kind = dice.choices(["worker", "lease actor", "driver"], [70, 20, 10])[0]
-            titles = {"worker": "MapWorker", "lease actor": "Desk"}
-            pids = cluster.processes(titles[kind]) if kind in titles else [driver.pid]
-            if kind == "driver" and not cluster.processes("MapWorker"):
-                continue  # it is only starting: let it come to something
-            if pids and kill(dice.choice(pids)):
-                figures.kills[kind] += 1
-                due = begun(out) + dice.randint(0, 2 * every)
+            dying: set[int] = set()
+            for kind in dice.choices(list(WEIGHTS), list(WEIGHTS.values()), k=dice.choice(AT_ONCE)):
+                pids = cluster.processes(TITLES[kind]) if kind in TITLES else [driver.pid]
+                if kind == "driver" and not cluster.processes("MapWorker"):
+                    continue  # it is only starting: let it come to something
+                pids = [pid for pid in pids if pid not in dying]
+                if pids and kill(pid := dice.choice(pids)):
+                    dying.add(pid)
+                    figures.kills[kind] += 1
+                    due = begun(out) + dice.randint(0, 2 * every)
+                    _tell(figures, kind)
     finally:
-        if driver.poll() is None:
-            driver.kill()
-        driver.wait()
+        driver.end()
 
 
-def _check(out: Path, figures: Figures, kills: Counter[str]) -> None:
+def _check(out: Path, figures: Figures, kills: Counter[str], special: Mapping[int, str]) -> None:
     try:
         found = samples(out)
     except AssertionError:
@@ -133,12 +153,12 @@ def _check(out: Path, figures: Figures, kills: Counter[str]) -> None:
     figures.rows += len(found)
     figures.duplicates += len(found) - len({row["sid"] for row in found})
     for row in found:
-        word = SPECIAL.get(int(row["sample_id"]), "")
+        word = special.get(int(row["sample_id"]), "")
         if row["status"] != EXPECTED.get(word, "ok"):
             figures.wrong.append(f"{word or 'plain'} {row['status']}: {row['error']}")
     began = executions(out)
     figures.recomputed += len(began) - len(set(began))
-    poison = sum(word == "KILL" for word in SPECIAL.values()) * 2  # two budgets each
+    poison = sum(word == "KILL" for word in special.values()) * 2  # two budgets each
     deaths = kills["worker"] + POOL * kills["driver"] + 3 * poison
     figures.allowed += deaths * IN_FLIGHT
 

@@ -1,13 +1,12 @@
 """A Ray cluster of its own, drivers on it, and their processes by kind, to be killed for real."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from unittest import mock
 
 import pyarrow.parquet as pq
 
+from tests.soak.driver import drive
 from tests.soak.worker import EXECUTIONS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -36,7 +36,7 @@ trace: false
 """
 
 
-def write_data(folder: Path, rows: int, special: dict[int, str] | None = None) -> Path:
+def write_data(folder: Path, rows: int, special: Mapping[int, str] | None = None) -> Path:
     """A data folder of trivial problems; those with a word in `special` do what it says."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "gsm8k_test.jsonl").open("w") as stream:
@@ -44,6 +44,36 @@ def write_data(folder: Path, rows: int, special: dict[int, str] | None = None) -
             word = (special or {}).get(n, "Add")
             stream.write(json.dumps({"question": f"{word} {n}", "answer": "#### 7"}) + "\n")
     return folder
+
+
+class Drive:
+    """A driver in a process of its own, forked from one that has imported what drivers need, so
+    that a restart costs what a driver does and not what its imports cost."""
+
+    def __init__(
+        self, worker: str, command: list[str], environment: dict[str, str], log: Path
+    ) -> None:
+        forks = multiprocessing.get_context("forkserver")
+        forks.set_forkserver_preload(["tests.soak.driver", "ray.data"])
+        self._process = forks.Process(target=drive, args=(worker, command, environment, str(log)))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """The exit code, negative for a signal's. Raises TimeoutError."""
+        self._process.join(timeout_s)
+        if self._process.exitcode is None:
+            raise TimeoutError(f"a driver has not ended within {timeout_s} s")
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def end(self) -> None:
+        """Kills it if it lives."""
+        self._process.kill()
+        self._process.join()
 
 
 class Bench:
@@ -79,22 +109,14 @@ class Bench:
 
     def drive(
         self, out: Path, *more: str, worker: str = "SoakWorker", log: Path | None = None
-    ) -> "subprocess.Popen[str]":
+    ) -> "Drive":
         """Starts a driver."""
         config = out.parent / "soak.yaml"
         config.write_text(CONFIG)
         if log is None:
             log = out.parent / f"{out.name}.log"
         command = ["--config", str(config), "--out", str(out), *more]
-        with log.open("a") as stream:
-            return subprocess.Popen(
-                [sys.executable, "-m", "tests.soak.driver", worker, *command],
-                cwd=ROOT,
-                env=self.environment,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+        return Drive(worker, command, self.environment, log)
 
     def processes(self, title: str) -> list[int]:
         """Pids of this cluster's workers whose title holds a word, e.g. `MapWorker` or `Desk`."""

@@ -1,7 +1,8 @@
 """One worker's lives over one block, without Ray: it is forked anew as often as it dies.
 
-`python -m tests.soak.lives RUN TIMEOUT_S [NEIGHBOURS]` works on the manifest of a run directory and
-prints how each life ended: 0, or the number of the signal below zero, or an exit code.
+`python -m tests.soak.lives RUN TIMEOUT_S [WORKER]` works on the manifest of a run directory and
+prints how each life ended: 0, or the number of the signal below zero, or an exit code; and, on a
+line of its own, why the last one could not go on.
 """
 
 import asyncio
@@ -17,19 +18,20 @@ import pyarrow.parquet as pq
 from cluster import watchdog
 from cluster.cells import Cell
 from cluster.leases import Ledger
-from tests.soak.worker import SoakWorker
+from cluster.worker import FAILED
+from tests.soak import worker as workers
 
 MOST = 20
 
 
-def live(run: Path, timeout_s: float) -> None:
+def live(run: Path, timeout_s: float, kind: str) -> None:
     """Takes every row of the manifest as one block; returns if the worker lives."""
     table = pq.read_table(run / "manifest.parquet")
     batch: dict[str, Any] = {}
     for name in table.column_names:
         batch[name] = np.empty(table.num_rows, dtype=object)
         batch[name][:] = table[name].to_pylist()
-    worker = SoakWorker(
+    worker = getattr(workers, kind)(
         run_id="run",
         cells=json.loads((run / "cells.json").read_text()),
         parts=str(run / "parts"),
@@ -40,11 +42,14 @@ def live(run: Path, timeout_s: float) -> None:
         row_timeout_s=timeout_s,
     )
 
-    async def take() -> list[str]:
-        return [str(status) async for part in worker(batch) for status in part["status"]]
+    async def take() -> list[Any]:
+        return [part async for part in worker(batch)]
 
-    statuses = asyncio.run(take())
-    assert len(statuses) == table.num_rows, statuses
+    (part,) = asyncio.run(take())
+    if part["status"][0] == FAILED:
+        print(part["error"][0], flush=True)
+    else:
+        assert len(part["status"]) == table.num_rows, part
 
 
 def prepare(run: Path, cell: Cell, table: Any) -> None:
@@ -61,7 +66,7 @@ if __name__ == "__main__":
     while not ends or (ends[-1] and len(ends) < MOST):
         child = os.fork()
         if not child:
-            live(Path(sys.argv[1]), float(sys.argv[2]))
+            live(Path(sys.argv[1]), float(sys.argv[2]), *(sys.argv[3:] or ["SoakWorker"]))
             os._exit(0)
         ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     print(json.dumps(ends))

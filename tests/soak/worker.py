@@ -113,3 +113,11 @@ class FreeWorker(SoakWorker):
     """Its passes take no time at all."""
 
     PASS_S = 0.0
+
+
+class LoadCrashedWorker(SoakWorker):
+    """Dies of a fault of native code while it loads a model."""
+
+    def _start(self, cell: Cell) -> _Running:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        return super()._start(cell)

@@ -134,6 +134,16 @@ def test_what_is_refused(
     assert ask(client).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../tokens.txt", "/etc/passwd", "a/../../b.yaml", ".hidden", "%2e%2e/x", "a\0.yaml", ""],
+)
+def test_a_configuration_outside_its_folder_has_no_name(client: TestClient, name: str) -> None:
+    answer = client.post("/v1/evaluations", json={"config": name})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "config"
+
+
 def test_malformed_and_large_bodies(client: TestClient) -> None:
     header = {"content-type": "application/json"}
     assert client.post("/v1/completions", content=b"{", headers=header).status_code == 400

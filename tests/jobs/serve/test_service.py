@@ -1,18 +1,14 @@
 """The whole service on Ray Serve: the official client, and the way out."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
-import requests
 from openai import OpenAI
+
+from tests.jobs.serve.running import Service, running
 
 CONFIG = """
 models:
@@ -21,46 +17,13 @@ models:
 PROMPT = "Question: Tom has 3 apples and buys 4 more. How many apples does he have?\nAnswer:"
 
 
-class Service(NamedTuple):
-    url: str
-    token: str
-    process: "subprocess.Popen[str]"
-
-    def ask(self, method: str, path: str, **options: Any) -> requests.Response:
-        header = {"Authorization": f"Bearer {self.token}"}
-        return requests.request(method, self.url + path, headers=header, timeout=120, **options)
-
-
 @pytest.fixture(scope="module")
 def service(
-    tmp_path_factory: pytest.TempPathFactory, tokens: dict[str, str], tokens_file: Path, root: Path
+    tmp_path_factory: pytest.TempPathFactory, tokens: dict[str, str], tokens_file: Path
 ) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    (folder / "serve.yaml").write_text(CONFIG)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "jobs.serve", "--config", str(folder / "serve.yaml")]
-    process = subprocess.Popen(
-        [*command, "--tokens", str(tokens_file), "--port", str(port)],
-        cwd=root,
-        env={**os.environ, "RAY_ADDRESS": "local"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        said = ""
-        for line in process.stdout:
-            said += line
-            if line.startswith("serving at "):
-                break
-        assert "serving at " in said, said
-        yield Service(f"http://127.0.0.1:{port}", tokens["submitter"], process)
-    finally:
-        process.kill()
-        process.wait()
+    with running(folder, CONFIG, tokens_file, tokens["submitter"]) as service:
+        yield service
 
 
 def test_the_official_client_is_answered(service: Service) -> None:
