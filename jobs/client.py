@@ -26,6 +26,10 @@ _TALKERS = (
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
+class ClusterError(UserError):
+    """The cluster does not answer, refuses the token, or fails: no fault of what it was asked."""
+
+
 def connect(address: str | None = None) -> Any:
     """A `JobSubmissionClient` of the cluster at `address` (else of RAY_API_SERVER_ADDRESS, else of
     an RAY_ADDRESS that is a URL, else of the cluster that this process has joined).
@@ -49,24 +53,25 @@ def connect(address: str | None = None) -> Any:
 
 @contextmanager
 def asking(address: str, job: str | None = None) -> Iterator[None]:
-    """Turns what a request to the cluster may raise into a UserError that says how to mend it."""
+    """Turns what a request to the cluster may raise into an error that says how to mend it: a
+    ClusterError, or a UserError where there is no such job."""
     from ray.exceptions import AuthenticationError
 
     try:
         yield
     except AuthenticationError as error:
-        raise UserError(
+        raise ClusterError(
             f"the cluster at {address} refuses this token ({_reason(error)}); set RAY_AUTH_TOKEN, "
             "or RAY_AUTH_TOKEN_PATH to a file that holds the cluster's"
         ) from error
     except (ConnectionError, OSError) as error:
-        raise UserError(f"the cluster at {address} does not answer: {_reason(error)}") from error
+        raise ClusterError(f"the cluster at {address} does not answer: {_reason(error)}") from error
     except RuntimeError as error:
         if job is not None and "status code 404" in str(error):
             raise UserError(
                 f"there is no job {job} at {address}; --list names those there are"
             ) from error
-        raise UserError(f"the cluster at {address} says: {_reason(error)}") from error
+        raise ClusterError(f"the cluster at {address} says: {_reason(error)}") from error
 
 
 def check_id(job: str) -> str:
@@ -111,7 +116,7 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=CONNECT_S).close()
     except OSError as error:
-        raise UserError(
+        raise ClusterError(
             f"no Ray cluster answers at {address} ({error.strerror or error}); start it, or name "
             f"another one by --address or {VARIABLE}"
         ) from error

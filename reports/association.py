@@ -54,9 +54,10 @@ def _rank_correlation(
     """
     a, b = _ranks(taken, x), _ranks(taken, y)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = (taken * a * b).sum(axis=1) / np.sqrt(
-            (taken * a**2).sum(axis=1) * (taken * b**2).sum(axis=1)
-        )
+        weighted = taken * a
+        both = np.einsum("ij,ij->i", weighted, b)
+        spreads = np.einsum("ij,ij->i", weighted, a), np.einsum("ij,ij->i", taken * b, b)
+        found = both / np.sqrt(spreads[0] * spreads[1])
     return np.asarray(found, dtype=np.float64)
 
 

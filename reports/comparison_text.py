@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.comparison import Comparison, Finding, Verdict
-from reports.text import figures3, percent, visible
+from reports.text import figures3, markdown_text, percent, visible
 
 COLOURS: dict[Verdict | None, str] = {
     "GO": "green",
@@ -37,7 +37,8 @@ def table(comparison: Comparison) -> Table:
 def markdown(comparison: Comparison) -> str:
     """For a pull request: the verdict, the findings as a table, the notes."""
     lines = [
-        f"## {comparison.verdict}: {_escaped(comparison.new)} against {_escaped(comparison.base)}",
+        f"## {comparison.verdict}: {markdown_text(comparison.new)} against "
+        f"{markdown_text(comparison.base)}",
         "",
         f"{_sentence(comparison)}",
         "",
@@ -45,8 +46,8 @@ def markdown(comparison: Comparison) -> str:
         "|" + "|".join(" ---: " if head in _NUMBERS else " --- " for head in HEADS) + "|",
     ]
     for finding in comparison.findings:
-        lines.append("| " + " | ".join(map(_escaped, _cells(finding))) + " |")
-    lines += ["", *(f"- {_escaped(note)}" for note in comparison.notes)]
+        lines.append("| " + " | ".join(map(markdown_text, _cells(finding))) + " |")
+    lines += ["", *(f"- {markdown_text(note)}" for note in comparison.notes)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -123,12 +124,6 @@ def _cells(finding: Finding) -> tuple[str, ...]:
 
 def _signed(share: float) -> str:
     return f"{100 * share:+.1f}%" if isfinite(share) else "–"
-
-
-def _escaped(text: str) -> str:
-    """Text that no Markdown reader takes for anything else."""
-    shown = visible(text).replace("\n", " ")
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#|!~&" else c for c in shown)
 
 
 def _plain(value: Any) -> Any:

@@ -72,9 +72,15 @@ def _quality_chart(quantity: str, cells: pd.DataFrame, traces: list[Convergence]
         )
         for name in drawn_series
     ]
+    drawn_lines = {
+        line["series"]
+        for task in dict.fromkeys(cells["task"])
+        for line in _references(cells[cells["task"] == task])[0]
+    }
     keys += [
         labelled(key, f"{name}, autoregressive (no step budget)")
         for name, key in reference_styles(cells).items()
+        if name in drawn_lines
     ]
     if quantity == "accuracy":
         guessed = [task for task in dict.fromkeys(cells["benchmark"]) if task in CHANCE]

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reports.schema import READABLE, TABLES
-from reports.steps import Steps, read_steps
+from reports.schema import READABLE, SCHEMA_VERSION, TABLES
+from reports.steps import Steps, read_steps, there
 
 HEAVY = ("prompt", "target", "output_text", "output_ids", "commit_steps", "prompt_sha256")
 """Columns of `samples` that no chart needs; `Run.texts` reads the text ones for a few rows."""
@@ -118,7 +118,7 @@ def load(run_dir: Path) -> Run:
     if version not in READABLE:
         raise ReportError(
             f"{run_dir} was written with schema version {version!r}, this report reads "
-            f"{' and '.join(map(str, READABLE))}: use the version of the program that made the run"
+            f"{', '.join(map(str, READABLE))}: use the version of the program that made the run"
         )
     about = _json(
         run_dir / "run.json",
@@ -148,7 +148,9 @@ def _json(path: Path, missing: str) -> dict[str, Any]:
 
 
 def _listed_files(run_dir: Path, success: dict[str, Any]) -> dict[str, tuple[Path, ...]]:
-    """The files by table, each checked against its entry."""
+    """The files by table, each checked against its entry. A run of an older version may lack
+    nullable columns, which are then null."""
+    older = success["schema_version"] < SCHEMA_VERSION
     files: dict[str, list[Path]] = {table: [] for table in TABLES}
     for entry in _entries(run_dir, success):
         table, name = entry["table"], PurePosixPath(entry["path"])
@@ -156,7 +158,7 @@ def _listed_files(run_dir: Path, success: dict[str, Any]) -> dict[str, tuple[Pat
             continue
         if name.is_absolute() or ".." in name.parts:
             raise ReportError(f"_SUCCESS.json lists {name}, which lies outside of {run_dir}")
-        files[table].append(_checked(run_dir / name, table, entry))
+        files[table].append(_checked(run_dir / name, table, entry, older))
     return {table: tuple(paths) for table, paths in files.items()}
 
 
@@ -170,7 +172,7 @@ def _entries(run_dir: Path, success: dict[str, Any]) -> list[dict[str, Any]]:
     raise ReportError(f"{run_dir / '_SUCCESS.json'} does not list the files of the run")
 
 
-def _checked(path: Path, table: str, entry: dict[str, Any]) -> Path:
+def _checked(path: Path, table: str, entry: dict[str, Any], older: bool) -> Path:
     again = "delete the file and run the same command again"
     try:
         with path.open("rb") as stream:
@@ -182,7 +184,11 @@ def _checked(path: Path, table: str, entry: dict[str, Any]) -> Path:
     if digest != entry["sha256"]:
         raise ReportError(f"{path} is not the file that _SUCCESS.json lists (sha256): {again}")
     present = pq.read_schema(path).names
-    absent = [name for name in TABLES[table].names if name not in present]
+    absent = [
+        column.name
+        for column in TABLES[table]
+        if column.name not in present and not (older and column.nullable)
+    ]
     if absent:
         raise ReportError(f"{path} lacks the columns {', '.join(absent)} of {table}: {again}")
     return path
@@ -208,5 +214,5 @@ def _cells(files: dict[str, tuple[Path, ...]]) -> pd.DataFrame:
 def _read(table: str, files: dict[str, tuple[Path, ...]], columns: Sequence[str]) -> pa.Table:
     """These columns of a table."""
     parts = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]
-    parts += [pq.read_table(path, columns=list(columns)) for path in files[table]]
+    parts += [pq.read_table(path, columns=there(path, columns)) for path in files[table]]
     return pa.concat_tables(parts, promote_options="permissive")

@@ -1,7 +1,5 @@
 """`report.html`: one file that opens from disk and asks nothing of any network."""
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from reports.explorer.folder import folder_of, publish
 from reports.explorer.pack import CAPS, Caps, Explorer, explore
 from reports.frames import frames
 from reports.load import ReportError, Run
+from reports.pages import content_policy, inline
 from reports.sections.base import Section, asset, environment
 from reports.sections.cells import all_cells
 from reports.sections.convergence import convergence
@@ -108,13 +107,13 @@ def assemble(found: Analysis, sections: Sequence[Section], explorer: Explorer) -
     """The sections in one page, with what they are drawn by."""
     run = found.run
     own = "\n".join(['"use strict";', "{", *map(asset, SCRIPTS), "}"])
-    scripts = [_inline(text) for text in (get_plotlyjs(), own)]
+    scripts = [inline(text) for text in (get_plotlyjs(), own)]
     figures = {name: figure for part in sections for name, figure in part.figures().items()}
     return (
         environment()
         .get_template("report.html.j2")
         .render(
-            policy=_policy(scripts, explorer.nonce),
+            policy=content_policy(scripts, explorer.nonce),
             css=Markup("\n".join(map(asset, STYLES))),
             title=", ".join(found.labels) or run.run_id,
             runs=len(found.members),
@@ -127,30 +126,4 @@ def assemble(found: Analysis, sections: Sequence[Section], explorer: Explorer) -
             explorer=Markup(script_json(explorer.data)),
             scripts=scripts,
         )
-    )
-
-
-def _inline(script: str) -> Markup:
-    """A script's text as it will be read back from a page, or ReportError if it cannot be."""
-    script = script.replace("\r\n", "\n").replace("\r", "\n")
-    lowered = script.lower()
-    if "</script" in lowered or ("<!--" in lowered and "<script" in lowered):
-        raise ReportError("the installed plotly holds text that ends a script element: try another")
-    return Markup(script)
-
-
-def _policy(scripts: Sequence[str], nonce: str | None) -> str:
-    """Content-Security-Policy: no network at all, no script but the page's own, and those of its
-    folder where it has one: from disk a browser checks no digest of a file, only a nonce.
-
-    Inline styles stay allowed: plotly adds style elements and attributes of its own. They cannot
-    leak anything where nothing may be requested.
-    """
-    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
-    allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
-    if nonce is not None:
-        allowed += f" 'nonce-{nonce}'"
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
     )

@@ -17,8 +17,9 @@ from typing import Literal, get_args
 import pyarrow as pa
 
 SCHEMA_VERSION = 4
-READABLE = (3, SCHEMA_VERSION)
-"""Versions that reports read: a later one has nullable columns and tables more, no others."""
+READABLE = (2, 3, SCHEMA_VERSION)
+"""Versions that reports read: a later one has nullable columns and tables more, no others. (In 1
+`nfe_block` and `nfe_ar` counted something else.)"""
 
 Status = Literal["ok", "error", "timeout", "quarantined", "not_executed"]
 STATUSES: tuple[str, ...] = get_args(Status)

@@ -47,9 +47,10 @@ def speedups(run: Run, cells: pd.DataFrame, against: str = AUTOREGRESSIVE) -> di
     """
     if cells.empty:
         return {}
-    rows = {str(cell_id): _means(decoded(run.rows(cell_id))) for cell_id in cells["cell_id"]}
     found = {}
     baselines = cells["decoder"] == against
+    needed = cells["cell_id"] if baselines.any() else ()
+    rows = {str(cell_id): _means(decoded(run.rows(cell_id))) for cell_id in needed}
     kind = "autoregressive" if against == AUTOREGRESSIVE else against
     for cell in records(cells[~baselines & ~cells["is_ar"]]):
         references = cells[baselines & (cells["benchmark"] == cell["benchmark"])]
@@ -69,7 +70,6 @@ def _speedup(
     kind: str,
 ) -> Speedup:
     cell_id = str(cell["cell_id"])
-    mine = rows[cell_id]
     if references.empty:
         return _none(cell_id, f"no {kind} cell for this task")
     asked = references[references["task"] == cell["task"]]
@@ -78,7 +78,7 @@ def _speedup(
     same, why_not = alike(cell, asked, kind)
     if why_not:
         return _none(cell_id, why_not)
-    candidates = []
+    mine, candidates = rows[cell_id], []
     for reference in records(same):
         shared = len(mine.index.intersection(rows[reference["cell_id"]].index))
         same_length = reference["gen_length"] == cell["gen_length"]

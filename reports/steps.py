@@ -60,13 +60,23 @@ def read_steps(paths: Sequence[Path], samples: pd.DataFrame) -> Steps:
     )
 
 
+def there(path: Path, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that a file has."""
+    present = set(pq.read_schema(path).names)
+    return [name for name in columns if name in present]
+
+
 def _nothing() -> tuple[Places, Places, FloatArray, FloatArray]:
     return np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0), np.empty(0)
 
 
 def _read(path: Path, sids: pa.Array) -> tuple[Places, Places, FloatArray, FloatArray]:
     """Of one file's rows: the place of its sample in `sids`, and COLUMNS."""
-    table = pq.read_table(path, columns=["sid", *COLUMNS], read_dictionary=["sid"])
+    found = there(path, ["sid", *COLUMNS])
+    table = pq.read_table(path, columns=found, read_dictionary=["sid"])
+    for name in COLUMNS:
+        if name not in found:  # a run of an older version
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.float32()))
     if not table.num_rows:
         return _nothing()
     column = table["sid"]

@@ -40,6 +40,13 @@ def shortened(text: str, limit: int) -> str:
     return f"{text[:limit]} … [{len(text) - limit:,} more characters]"
 
 
+def markdown_text(text: str) -> str:
+    """Text that no Markdown reader takes for anything else: no markup, link, tag or mention."""
+    shown = visible(text).replace("\n", " ")
+    quiet = "".join(f"\\{c}" if c in "\\`*_{}[]<>()#|!~&:" else c for c in shown)
+    return quiet.replace("@", "@\u200b")
+
+
 def plot_text(text: str) -> str:
     """A string for plotly, which reads a few HTML tags in names and hover texts."""
     return html.escape(visible(text))

@@ -7,7 +7,7 @@ from typing import Any
 from cluster.cells import digest
 from decoders import RECIPES, bundled
 from evaluators import tasks
-from jobs.client import asking, check_id, connect
+from jobs.client import ClusterError, asking, check_id, connect
 from jobs.config import RunConfig, load_config
 from jobs.errors import MENDABLE, UserError
 from jobs.plan import Plan
@@ -47,9 +47,9 @@ class EvaluationService:
                 raise UserError("no decoder names a model, so there is nothing to run")
             name = f"{config.name}-{digest(config.model_dump(mode='json'), 8)}"
             out = str(self._settings.out.resolve() / name)
-            return self.state(submit(config, out, client=self._client()))
-        except ServiceError:
-            raise
+            return self.state(submit(config, out, address=self._settings.address))
+        except ClusterError as error:
+            raise ServiceError(str(error)) from error
         except MENDABLE as error:
             raise BadRequest(str(error), "set") from error
 
@@ -78,8 +78,11 @@ class EvaluationService:
             BadRequest: the service has no such job.
         """
         client, _ = self._found(job)
-        with asking(client.get_address(), job):
-            client.stop_job(job)
+        try:
+            with asking(client.get_address(), job):
+                client.stop_job(job)
+        except ClusterError as error:
+            raise ServiceError(str(error)) from error
         return self.state(job)
 
     def _found(self, job: str) -> tuple[Any, Any]:
@@ -89,21 +92,17 @@ class EvaluationService:
             check_id(job)
         except UserError as error:
             raise unknown from error
-        client = self._client()
         try:
+            client = connect(self._settings.address)
             with asking(client.get_address(), job):
                 info = client.get_job_info(job)
+        except ClusterError as error:
+            raise ServiceError(str(error)) from error
         except UserError as error:
             raise unknown from error
         if self._folder(info).parent != self._settings.out.resolve():
             raise unknown
         return client, info
-
-    def _client(self) -> Any:
-        try:
-            return connect(self._settings.address)
-        except UserError as error:
-            raise ServiceError(str(error)) from error
 
     def _folder(self, info: Any) -> Path:
         return Path(str((info.metadata or {}).get(OUT, "/")))

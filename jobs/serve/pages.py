@@ -12,6 +12,7 @@ KINDS = {
     ".json": "application/json",
     ".csv": "text/csv; charset=utf-8",
     ".parquet": "application/octet-stream",
+    ".md": "text/plain; charset=utf-8",
     ".bin": "application/octet-stream",
 }
 

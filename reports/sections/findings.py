@@ -27,19 +27,19 @@ def findings(found: Analysis) -> Section:
     return Section(
         "findings",
         {
-            "verdicts": verdicts(
-                found.run,
-                found.cells,
-                found.traces,
-                found.compared,
-                found.drafted,
-                found.structured,
-            ),
+            "verdicts": said(found),
             "bundled": [name for name, model in models.items() if _is_bundled(name, model)],
             "statuses": _statuses(found.run),
             "failure_columns": FAILURE_COLUMNS,
             "failures": _failure_rows(failures(found)),
         },
+    )
+
+
+def said(found: Analysis) -> list[tuple[str, list[str]]]:
+    """`verdicts` of what was found."""
+    return verdicts(
+        found.run, found.cells, found.traces, found.compared, found.drafted, found.structured
     )
 
 

@@ -13,7 +13,7 @@ def speed(found: Analysis) -> Section:
     cells = found.cells
     return Section(
         "speed",
-        {"modes": modes(found), "refusals": _refusals(found)},
+        {"modes": modes(found), "refusals": refusals(found)},
         (
             *(
                 spread_chart(cells, spreads(found.costs, quantity), quantity, mode)
@@ -28,7 +28,7 @@ def speed(found: Analysis) -> Section:
     )
 
 
-def _refusals(found: Analysis) -> list[str]:
+def refusals(found: Analysis) -> list[str]:
     """Why cells are missing from the speed charts, each reason once a task and mode."""
     compared = found.compared
     lines = {

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.client import connect
+from jobs.client import asking, connect
 from jobs.errors import UserError
 
 LIMIT_S = 900
 """For any one step; a busy machine needs many times what a quiet one does."""
 
+
+TRIES = 3
 
 PATIENT = {
     "agent_register_timeout_ms": 300_000,
@@ -42,8 +44,33 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def started() -> Iterator[str]:
-    """The address of its Jobs API; ended by the pids of its session."""
+    """The address of its Jobs API; ended by the pids of its session. Ray gives a start up after
+    less than a minute, which a busy machine may take: it is then tried again."""
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # socket paths must stay short
+    log = folder / "start.log"
+    try:
+        for _ in range(TRIES):
+            process, address = _start(folder, log)
+            until(
+                lambda process=process, address=address: (  # of this try
+                    process.poll() is not None or answers(address)
+                ),
+                LIMIT_S,
+                log.read_text,
+            )
+            if process.poll() is None:
+                break
+            _end(folder)
+        assert process.poll() is None, log.read_text()
+        yield address
+        process.kill()
+        process.wait(10)
+    finally:
+        _end(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(folder: Path, log: Path) -> "tuple[subprocess.Popen[bytes], str]":
     dashboard, client, agent = free_ports(3)
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
@@ -54,26 +81,22 @@ def started() -> Iterator[str]:
         *(f"--object-store-memory={100 * 2**20}", f"--system-config={json.dumps(PATIENT)}"),
     ]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    with (folder / "start.log").open("w") as log:
+    with log.open("w") as stream:
         process = subprocess.Popen(
             command,
             cwd=folder,
             env={**os.environ, "PATH": path},
-            stdout=log,
-            stderr=log,
+            stdout=stream,
+            stderr=stream,
             start_new_session=True,
         )
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        until(lambda: answers(address), LIMIT_S, lambda: (folder / "start.log").read_text())
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
-        for pid in session_of(folder):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
+    return process, f"http://127.0.0.1:{dashboard}"
+
+
+def _end(folder: Path) -> None:
+    for pid in session_of(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def session_of(folder: Path) -> list[int]:
@@ -85,14 +108,17 @@ def session_of(folder: Path) -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if f"{folder}/".encode() in command:
+            if f"{folder}/".encode() in command or f"={folder}\0".encode() in command:
                 found.append(int(entry.name))
     return found
 
 
 def answers(address: str) -> bool:
+    """Whether it takes jobs, which is some seconds after it answers."""
     try:
-        connect(address)
+        client = connect(address)
+        with asking(address):
+            client.submit_job(entrypoint="true")
     except UserError:
         return False
     return True

@@ -96,7 +96,9 @@ def test_a_run_fails_is_stopped_and_is_finished_as_jobs(
     assert status.endswith("report.html")
     assert submit_module.main(["--list", "--address", head]) == 0
     listed = capfd.readouterr().out.splitlines()
-    assert [line.split()[2] for line in listed] == ["FAILED", "STOPPED"], "those sent by us"
+    ours = [line.split()[2] for line in listed if "  remote-" in line]
+    assert ours == ["FAILED", "STOPPED"], "those sent by us"
+    assert not [line for line in listed if "by-hand" in line]
 
 
 def test_what_travels_is_the_code_alone(head: str, tmp_path: Path) -> None:

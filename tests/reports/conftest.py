@@ -45,6 +45,8 @@ class Plan:
     output: Callable[[str, int], str] = lambda task, at: f"{at} + 2 = {at + 2}\n#### {at + 2}"
     right: Callable[[str, str, int, int], bool] | None = None
     """Overrides the drawn verdict: (task, decoder, steps, sample number)."""
+    error: str = ""
+    """Of every third row of a diffusion cell, if it is not empty."""
     device: str = "cpu"
     ar_device: str = ""
     """Where the baseline ran; empty: where all others did."""
@@ -194,6 +196,9 @@ def _sample(
     plan.samples.append(row)
     if not ar and plan.failed_every and at % plan.failed_every == 0:
         row.update(status="error", error="RuntimeError: logits hold NaN at position 3")
+        return
+    if not ar and plan.error and at % 3 == 0:
+        row.update(status="error", error=plan.error)
         return
     tokens = int(rng.integers(20, 60))
     output = plan.output(task, at)

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from reports.load import ReportError, load
-from reports.schema import TABLES
+from reports.render import page
+from reports.schema import SCHEMA_VERSION, TABLES
 
 MakeRun = Callable[..., Path]
 
@@ -132,4 +133,54 @@ def test_missing_columns_are_named(make_run: MakeRun) -> None:
             entry["sha256"] = hashlib.sha256(part.read_bytes()).hexdigest()
     edit(path / "_SUCCESS.json", files=listed)
     with pytest.raises(ReportError, match="lacks the columns correct, entropy of steps"):
+        load(path)
+
+
+LATER = {
+    "samples": ["repeat", "truncated_tokens", "detail", "sandbox", "top1_share_eighth"],
+    "steps": ["top1_share"],
+    "cells": ["remarks"],
+}
+"""Columns that came after version 2."""
+
+
+def without(path: Path, version: int, columns: dict[str, list[str]]) -> None:
+    listed = json.loads((path / "_SUCCESS.json").read_text())["files"]
+    kept = [entry for entry in listed if entry["table"] in columns]
+    for entry in kept:
+        part = path / entry["path"]
+        pq.write_table(pq.read_table(part).drop_columns(columns[entry["table"]]), part)
+        entry["sha256"] = hashlib.sha256(part.read_bytes()).hexdigest()
+    edit(path / "_SUCCESS.json", schema_version=version, files=kept)
+
+
+def test_a_run_of_version_2_has_nulls_for_what_came_later(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k", "lm1b"), budgets=(4,), n=3)
+    without(path, 2, LATER)
+    run = load(path)
+    for name in LATER["samples"]:
+        assert run.samples[name].isna().all()
+    assert set(run.traces("gsm8k/tiny-mdlm/llada/4/throughput")["step"]) == {1, 2, 3, 4}
+    assert "All cells" in page(run)
+
+
+def test_an_older_run_must_have_what_is_never_null(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    without(path, 3, {**LATER, "samples": ["prompt"]})
+    with pytest.raises(ReportError, match="lacks the columns prompt of samples"):
+        load(path)
+
+
+def test_a_run_of_this_version_has_every_column(make_run: MakeRun) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    without(path, SCHEMA_VERSION, LATER)
+    with pytest.raises(ReportError, match="lacks the columns"):
+        load(path)
+
+
+@pytest.mark.parametrize("version", [1, None, "4", 99])
+def test_versions_that_count_otherwise_are_refused(make_run: MakeRun, version: object) -> None:
+    path = make_run(tasks=("gsm8k",), budgets=(4,), n=3)
+    edit(path / "_SUCCESS.json", schema_version=version)
+    with pytest.raises(ReportError, match=r"schema version .*, this report reads 2, 3, 4"):
         load(path)
