@@ -15,9 +15,8 @@ from reports.analysis import analyse
 from reports.explorer import folder as folder_module
 from reports.explorer import pack
 from reports.explorer.choice import choose
+from reports.explorer.folder import folder_of, publish
 from reports.explorer.pack import CAPS, Caps, explore
-from reports.load import ReportError
-from reports.render import render
 
 MakeRun = Callable[..., Path]
 SMALL = {"tasks": ("gsm8k-resampled",), "budgets": (4, 8), "n": 5}
@@ -128,15 +127,14 @@ def test_a_nonce_is_known_to_no_data(make_run: MakeRun, monkeypatch: pytest.Monk
 
 
 def test_the_folder_is_replaced_with_the_page(
-    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack, "INLINE_BYTES", 0)
     out = tmp_path / "out" / "page.html"
-    beside = out.with_name("page.data")
-    first, second = make_run("a", **SMALL), make_run("b", **{**SMALL, "n": 3})
-    render(first, out)
-    before = set(beside.iterdir())
-    assert before and all(path.name in out.read_text("utf-8") for path in before)
+    beside = folder_of(out)
+    first, second = ({f"{letter * 16}.js": f"part {letter}"} for letter in "ab")
+    publish(out, "first page", first)
+    assert beside == out.with_name("page.data")
+    assert [(path.name, path.read_text()) for path in beside.iterdir()] == list(first.items())
     (beside / "notes.txt").write_text("a person's own")
 
     def broken(path: Path, text: str) -> None:
@@ -145,16 +143,13 @@ def test_the_folder_is_replaced_with_the_page(
         write(path, text)
 
     write = folder_module.write_page
-    with monkeypatch.context() as patch, pytest.raises(ReportError, match="disk full"):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
         patch.setattr(folder_module, "write_page", broken)
-        render(second, out)
-    assert before < set(beside.iterdir()), "the old page still has all that it names"
+        publish(out, "second page", second)
+    assert out.read_text() == "first page"
+    assert first.keys() < {path.name for path in beside.iterdir()}, "it still has all of its files"
 
-    render(second, out)
-    now = {path for path in beside.iterdir() if path.suffix == ".js"}
-    assert now and not now & before
-    assert all(path.name in out.read_text("utf-8") for path in now)
-    monkeypatch.undo()
-    render(second, out)
+    publish(out, "second page", second)
+    assert {path.name for path in beside.iterdir()} == {*second, "notes.txt"}
+    publish(out, "a page without", {})
     assert [path.name for path in beside.iterdir()] == ["notes.txt"]
-    assert "'nonce-" not in out.read_text("utf-8")
