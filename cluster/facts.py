@@ -40,11 +40,13 @@ def hardware() -> dict[str, Any]:
     return facts
 
 
-def device_name(device: str) -> str:
-    """What speed is compared within: the kind of GPU, or of processor."""
+def device_name(device: str, count: int = 1) -> str:
+    """What speed is compared within: the kind of GPU, or of processor, and how many of them decode
+    together."""
     import torch
 
-    return torch.cuda.get_device_name() if device == "cuda" else f"cpu {_cpu()}".strip()
+    name = torch.cuda.get_device_name() if device == "cuda" else f"cpu {_cpu()}".strip()
+    return name if count == 1 else f"{name} x{count}"
 
 
 def _cpu() -> str:

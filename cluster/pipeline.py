@@ -71,6 +71,7 @@ def run(
                     "warmup": warmup,
                     "desk": desk,
                     "row_timeout_s": row_timeout_s,
+                    "tensor_parallel": pool.tensor_parallel,
                 },
                 batch_size=rows_per_block,
                 num_gpus=pool.num_gpus,
@@ -96,10 +97,10 @@ def run(
 
 
 def block_rows(rows: int, actors: int, slots: int) -> int:
-    """How many rows a block should have: few, so that actors end together and a death costs little;
-    enough to keep the slots full; and many where rows are so many that they must be cheap, since a
-    block costs Ray Data some 40 ms of processor time."""
-    return max(8, slots, min(512, rows // (64 * actors)))
+    """How many rows a block should have: few, a quarter of the slots, so that actors end together
+    and a death costs little; and many where rows are so many that they must be cheap, since a block
+    costs Ray Data some 40 ms of processor time."""
+    return max(8, slots // 4, min(512, rows // (64 * actors)))
 
 
 def calls_in_flight(slots: int, rows_per_block: int) -> int:

@@ -21,7 +21,7 @@ def reserved(pool: Pool, wait_s: float) -> Iterator[RemoteArgs | None]:
     Raises:
         ResourceError: not even the first actor's GPUs became free within `wait_s` seconds.
     """
-    if pool.tensor_parallel == 1:
+    if pool.tensor_parallel == 1 or not pool.num_gpus:
         yield None
         return
     import ray

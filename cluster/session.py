@@ -31,7 +31,7 @@ class Pool:
     num_cpus: float
     threads: int
     tensor_parallel: int = 1
-    """GPUs of one node that an actor spreads its models over."""
+    """Devices of one node, each with a process, that an actor splits its models over."""
     accelerator_type: str | None = None
     """The kind of GPU that actors must have, as Ray names it."""
 
@@ -140,11 +140,13 @@ def plan_pool(
 
     Args:
         rows: what there is to do.
-        num_gpus: of each actor, a part of one or a whole number; None: one if there are any.
+        num_gpus: of each actor, a part of one or a whole number; None: one if there are any, or as
+            many as `tensor_parallel`.
         size: actors; None: by what is free.
         latency: one actor that nothing disturbs.
         wait_s: how long to wait for what is taken, or not there yet, in seconds.
-        tensor_parallel: GPUs of one node that each actor spreads its models over.
+        tensor_parallel: GPUs of one node that each actor splits its models over; without GPUs as
+            many processes.
         accelerator_type: the only kind of GPU to use, as Ray names it.
 
     Raises:
@@ -154,8 +156,10 @@ def plan_pool(
 
     total = ray.cluster_resources()
     gpus, cpus = total.get("GPU", 0.0), int(total.get("CPU", 1.0))
-    each = float(tensor_parallel) if tensor_parallel > 1 else num_gpus
-    if each is None:
+    each = num_gpus
+    if each is None and tensor_parallel > 1:
+        each = float(tensor_parallel)
+    elif each is None:
         each = 1.0 if gpus or accelerator_type else 0.0
     if each:
         _wait_for_nodes(each, size, wait_s, accelerator_type)
@@ -163,8 +167,10 @@ def plan_pool(
         most = min(_actors(each, accelerator_type), max(1, fit(free, each)))
         chosen = size or min(1 if latency else most, max(1, rows))
         return Pool(chosen, each, 0.0, 4, tensor_parallel, accelerator_type)
-    chosen = 1 if latency else min(size or cpus, max(1, rows))
-    return Pool(chosen, 0.0, min(0.5, cpus / (2 * chosen)), max(1, cpus // chosen))
+    most = max(1, cpus // tensor_parallel)
+    chosen = 1 if latency else min(size or most, max(1, rows))
+    threads = max(1, cpus // (chosen * tensor_parallel))
+    return Pool(chosen, 0.0, min(0.5, cpus / (2 * chosen)), threads, tensor_parallel)
 
 
 def _actors(each: float, accelerator_type: str | None) -> int:

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ from cluster.facts import device_name
 from cluster.gate import Clocks, EngineKey, Gate, Task
 from cluster.keeper import RETRY_S, Keeper
 from cluster.leases import LOADS, Answer, Ledger
+from cluster.requests import request_of
 from cluster.rows import Detokenizer, Place, Row, error_row, result_rows
 from cluster.store import Store
 from cluster.usage import Steps
@@ -44,16 +46,11 @@ from decoders import (
     make_engine,
 )
 from decoders.joint import load_sampler
-from decoders.likelihood import (
-    ChoiceRequest,
-    ChoiceResult,
-    TextRequest,
-    TextResult,
-    causal_likelihood,
-)
+from decoders.likelihood import ChoiceResult, TextResult, causal_likelihood
+from decoders.ranks import Ranks
 from decoders.recipes.remote import Remote
-from decoders.remote import RemoteEngine, RemoteRequest, RemoteResult
-from evaluators import CorpusTask, LogLikelihood, Scorer, get_task, sandbox
+from decoders.remote import RemoteEngine, RemoteResult
+from evaluators import LogLikelihood, Scorer, get_task, sandbox
 from reports.schema import Status
 
 FAILED = "failed"
@@ -88,6 +85,7 @@ class DecodeWorker:
         warmup: rows that each engine decodes before its first counted one.
         desk: the actor that keeps the leases; left out, the worker keeps its own.
         row_timeout_s: seconds that a row may take from its slot to its score; left out, any time.
+        tensor_parallel: devices, each with a process, that the models are split over.
     """
 
     def __init__(
@@ -101,8 +99,10 @@ class DecodeWorker:
         warmup: int = 0,
         desk: Any = None,
         row_timeout_s: float | None = None,
+        tensor_parallel: int = 1,
     ) -> None:
-        self._threads = threads
+        self._threads, self._tensor_parallel = threads, tensor_parallel
+        self._ranks: Ranks | None = None
         self._warmup = warmup
         self._cells = {key: Cell.from_json(value) for key, value in cells.items()}
         if any(get_task(cell.task).judged_shares is not None for cell in self._cells.values()):
@@ -110,7 +110,7 @@ class DecodeWorker:
         self._trace = trace
         self._device = device
         worker = f"{os.uname().nodename}:{os.getpid()}"
-        self._place = Place(run_id, worker, device_name(device))
+        self._place = Place(run_id, worker, device_name(device, tensor_parallel))
         self._leases = Leases(Ledger(":memory:") if desk is None else desk)
         self._keeper = Keeper(Store.open(parts), self._leases)
         self._gate = Gate(self._leases, self._close)
@@ -238,9 +238,8 @@ class DecodeWorker:
         if self._device == "cuda":
             try:
                 torch.cuda.synchronize()
-            except RuntimeError:  # the device fails whoever comes next: only a new process helps
-                self._keeper.flush()
-                os._exit(EXIT_CODE)
+            except RuntimeError as fault:  # the device fails whoever comes next
+                self._end(str(fault))
         for task in tasks:
             self._clocks.stop(task.row["sid"])
             if task is self._alone:
@@ -298,26 +297,7 @@ class DecodeWorker:
             running.engine.step()
 
     def _request(self, task: Task, detokenizer: Detokenizer) -> Request:
-        row, decoder = task.row, task.cell.decoder
-        row["prompt_ids"] = tuple(int(token) for token in row["prompt_ids"])
-        until = tuple(row["until"])
-        if isinstance(decoder, Remote):
-            return RemoteRequest(
-                row["sid"], row["prompt_ids"], decoder, prompt=row["prompt"], until=until
-            )
-        if isinstance(task.cell.kind, CorpusTask):
-            (text,) = row["choices"]
-            return TextRequest(row["sid"], row["prompt_ids"], decoder, text=tuple(map(int, text)))
-        if decoder.engine == "likelihood":
-            choices = tuple(tuple(map(int, choice)) for choice in row["choices"])
-            return ChoiceRequest(row["sid"], row["prompt_ids"], decoder, choices=choices)
-        return Request(
-            sid=row["sid"],
-            prompt_ids=row["prompt_ids"],
-            decoder=decoder,
-            trace=self._trace,
-            is_complete=detokenizer.completes(until) if until else None,
-        )
+        return request_of(task, detokenizer, self._trace)
 
     def _start(self, cell: Cell) -> _Running:
         """The cell's engine with its models; what no cell needs now leaves a GPU."""
@@ -331,19 +311,30 @@ class DecodeWorker:
             tokenizer = load_tokenizer(find_checkpoint(cell.model.source))
             engine: Engine = RemoteEngine(tokenizer, cell.slots)
             return _Running(cell.engine_key, engine, Detokenizer(tokenizer, frozenset()))
+        if self._tensor_parallel > 1 and self._ranks is None:
+            self._ranks = Ranks(self._tensor_parallel, self._device, self._threads, self._end)
+        if self._ranks is not None:
+            self._ranks.keep(self._models.values())
         model = self._model(cell.model)
         partner: Any = None
         if cell.partner is not None and cell.decoder.partner_kind == "sampler":
-            partner = load_sampler(find_checkpoint(cell.partner.source), model)
+            source = cell.partner.source
+            if self._ranks is None:
+                partner = load_sampler(find_checkpoint(source), model)
+            else:
+                partner = self._ranks.sampler(source, model)
         elif cell.partner is not None:
             partner = self._model(cell.partner)
-        engine = make_engine(model, cell.decoder, cell.slots, partner)
+        make = make_engine if self._ranks is None else self._ranks.engine
+        engine = make(model, cell.decoder, cell.slots, partner)
         tokenizer = load_tokenizer(find_checkpoint(cell.model.source))
         return _Running(cell.engine_key, engine, Detokenizer(tokenizer, model.stop_ids))
 
     def _model(self, spec: ModelSpec) -> Model:
         key = spec.digest, spec.dtype
-        if key not in self._models:
+        if key not in self._models and self._ranks is not None:
+            self._models[key] = self._ranks.load(spec.source, spec.dtype)
+        elif key not in self._models:
             self._models[key] = load_model(find_checkpoint(spec.source), self._device, spec.dtype)
         return self._models[key]
 
@@ -406,6 +397,12 @@ class DecodeWorker:
         """The run is stopped: begins no more rows, and keeps those that are scored."""
         self._halted = True
         self._keeper.flush()
+
+    def _end(self, reason: str) -> None:
+        """This process cannot go on, and a new one can: keeps what is scored."""
+        print(reason, file=sys.stderr, flush=True)
+        self._keeper.flush()
+        os._exit(EXIT_CODE)
 
     def _expire(self) -> None:
         """A row has taken too long, and this worker is about to end: keeps what others left. The

@@ -67,7 +67,8 @@ class ClusterConfig(_Strict):
     """GPUs a model actor takes: a part of one (0.5: two share it) or a whole number; left out: one
     if the cluster has any, else none."""
     tensor_parallel: Count = 1
-    """GPUs of one node that each actor spreads its models over: for those too large for one."""
+    """GPUs of one node that each actor splits its models over: for those too large for one. With
+    `num_gpus: 0` as many processes on CPUs."""
     accelerator_type: str | None = None
     """Use this kind of GPU alone, by Ray's name for it, e.g. H100."""
     pool: Count | None = None
@@ -87,10 +88,10 @@ class ClusterConfig(_Strict):
     def _whole_gpus(self) -> "ClusterConfig":
         if self.num_gpus is not None and self.num_gpus > 1 and self.num_gpus % 1:
             raise ValueError(f"num_gpus must be at most 1 or a whole number ({self.num_gpus:g})")
-        if self.tensor_parallel > 1 and self.num_gpus not in (None, self.tensor_parallel):
+        if self.tensor_parallel > 1 and self.num_gpus not in (None, 0, self.tensor_parallel):
             raise ValueError(
                 f"an actor of tensor_parallel {self.tensor_parallel} takes as many GPUs; leave "
-                f"num_gpus ({self.num_gpus:g}) out"
+                f"num_gpus ({self.num_gpus:g}) out, or 0 for CPUs"
             )
         return self
 

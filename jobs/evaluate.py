@@ -29,6 +29,7 @@ from decoders.remote import probe as ask_server
 from evaluators import sandbox
 from jobs.config import RunConfig
 from jobs.errors import UserError, run_main
+from jobs.fit import unsplit
 from jobs.options import config_of, run_options
 from jobs.plan import Plan
 from jobs.progress import Display, console
@@ -75,6 +76,9 @@ def _compute(plan: Plan, out: Store, lock: Lock, screen: Console) -> None:
         f"{plan.run_id}: {len(plan.cells)} cells, {total} rows, {len(plan.models)} models -> {out}",
         soft_wrap=True,
     )
+    ranks = plan.config.cluster.tensor_parallel
+    for name, reason in unsplit(plan.cells, ranks).items() if ranks > 1 else ():
+        screen.print(f"each of the {ranks} devices holds all of {name}: {reason}")
     cut = sum(
         _cut(table) for table in manifest.read(out, commit.MANIFEST_FILE, ["truncated_tokens"])
     )

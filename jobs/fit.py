@@ -1,19 +1,22 @@
 """Whether recipe, model and second model go together: asked of configs, file headers and
 tokenizers, before any weights are loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cluster.cells import Cell
 from decoders import (
     RECIPES,
     Checkpoint,
     Decoder,
     check,
     family_of,
+    find_checkpoint,
     load_tokenizer,
     make_decoder,
 )
 from decoders.joint import MODEL_TYPE as SAMPLER
+from decoders.models import whole_on_each
 from decoders.models.families import block_of, generation_of, mask_id_of, reading, visibility_of
 from decoders.recipes.likelihood import ByLikelihood
 from decoders.schedule import Row
@@ -179,3 +182,18 @@ def vocabulary_difference(one: Any, two: Any) -> str | None:
 def _only(mine: Mapping[str, int], other: Mapping[str, int]) -> list[str]:
     """Tokens that the other lacks, by id."""
     return sorted(mine.keys() - other.keys(), key=mine.__getitem__)
+
+
+def unsplit(cells: Iterable[Cell], ranks: int) -> dict[str, str]:
+    """The models, by name, that every one of so many ranks holds whole, and why."""
+    found: dict[str, str] = {}
+    for cell in cells:
+        if cell.decoder.engine == "remote":
+            continue
+        second = None if cell.decoder.partner_kind == "sampler" else cell.partner
+        for spec in (cell.model, second):
+            if spec is not None and spec.name not in found:
+                reason = whole_on_each(find_checkpoint(spec.source), ranks)
+                if reason is not None:
+                    found[spec.name] = reason
+    return found

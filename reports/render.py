@@ -1,5 +1,6 @@
 """`report.html`: one file that opens from disk and asks nothing of any network."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,6 +40,8 @@ SCRIPTS = (
     "explorer/explorer.js",
 )
 """Parts of the page's own script below `html/`, in their order; it runs after plotly."""
+
+_HEADING = re.compile(r'<h2 id="([a-z-]+)">([^<]+)</h2>')
 
 STYLES = ("report.css", "explorer/explorer.css")
 
@@ -109,6 +112,7 @@ def assemble(found: Analysis, sections: Sequence[Section], explorer: Explorer) -
     own = "\n".join(['"use strict";', "{", *map(asset, SCRIPTS), "}"])
     scripts = [inline(text) for text in (get_plotlyjs(), own)]
     figures = {name: figure for part in sections for name, figure in part.figures().items()}
+    parts = [section.html() for section in sections]
     return (
         environment()
         .get_template("report.html.j2")
@@ -121,7 +125,8 @@ def assemble(found: Analysis, sections: Sequence[Section], explorer: Explorer) -
             wall_s=run.success.get("wall_s"),
             cells=len(found.cells),
             rows=len(run.samples),
-            sections=[section.html() for section in sections],
+            contents=[heading for part in parts for heading in _HEADING.findall(part)],
+            sections=parts,
             figures=Markup(script_json(figures)),
             explorer=Markup(script_json(explorer.data)),
             scripts=scripts,

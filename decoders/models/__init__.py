@@ -8,7 +8,13 @@ from decoders.models.families import (
     generation_of,
     visibility_of,
 )
-from decoders.models.load import check, load_model, load_tokenizer, max_length_of
+from decoders.models.load import (
+    check,
+    load_model,
+    load_tokenizer,
+    max_length_of,
+    whole_on_each,
+)
 from decoders.models.source import Checkpoint, ModelError, bundled, find_checkpoint
 
 __all__ = [
@@ -26,4 +32,5 @@ __all__ = [
     "load_tokenizer",
     "max_length_of",
     "visibility_of",
+    "whole_on_each",
 ]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from decoders.models.base import Model
 from decoders.models.llada import Float32Rotary
+from decoders.models.split import Summed, summed
 
 _KINDS = (
     "LlamaForCausalLM",
@@ -93,6 +94,7 @@ class Fused:
         self.key_heads = network.config.num_key_value_heads
         self.size, self._scale = attention.head_dim, attention.scaling
         self._layers = [_packed(layer) for layer in base.layers]
+        self._is_split = isinstance(attention.o_proj, Summed)
         self._in_float32 = isinstance(base.rotary_emb, Float32Rotary)
         places = torch.arange(
             network.config.max_position_embeddings, device=base.norm.weight.device
@@ -173,11 +175,16 @@ class Fused:
                 queries, limits_BQ = queries[row_B1, wanted_BW], limits_BQ[row_B1, wanted_BW]
                 states_NE = states_NE.view(rows, fed, -1)[row_B1, wanted_BW].flatten(0, 1)
             mixed = attend(queries, keys, values, slots_B, limits_BQ, self._scale)
-            change_NE = F.linear(mixed.flatten(2).flatten(0, 1), *layer.out)
+            change_NE = self._whole(F.linear(mixed.flatten(2).flatten(0, 1), *layer.out))
             normed_NE = add_norm(states_NE, change_NE, layer.inner_norm, self._eps)
-            change_NE = F.linear(gated(F.linear(normed_NE, *layer.gate_up)), *layer.down)
+            change_NE = self._whole(
+                F.linear(gated(F.linear(normed_NE, *layer.gate_up)), *layer.down)
+            )
         last_NE = add_norm(states_NE, change_NE, self._final_norm, self._eps)
         return last_NE.view(rows, -1, last_NE.shape[1])
+
+    def _whole(self, part_NE: Tensor) -> Tensor:
+        return summed(part_NE) if self._is_split else part_NE
 
 
 def _packed(layer: Any) -> _Layer:

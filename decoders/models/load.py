@@ -1,7 +1,7 @@
 """From a checkpoint to a `Model`, without remote code, from safetensors or GGUF only."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from decoders.models.base import Model
 from decoders.models.families import Family, block_of, mask_id_of, reading
 from decoders.models.gguf import GgufCheckpoint, stock_name
 from decoders.models.source import Checkpoint, ModelError
+from decoders.models.split import Cut, Split, obstacle
 
 _GPT2 = "AutoTokenizer.from_pretrained('openai-community/gpt2').save_pretrained"
 
@@ -68,8 +69,22 @@ def check(checkpoint: Checkpoint) -> None:
     _checked(checkpoint)
 
 
-def load_model(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float32") -> Model:
-    """Loads the weights.
+def whole_on_each(checkpoint: Checkpoint, ranks: int) -> str | None:
+    """Why every one of so many ranks would hold the whole model; None if it is split.
+
+    Raises:
+        ModelError: the family is unknown.
+    """
+    return obstacle(reading(checkpoint).build(checkpoint.config), ranks)
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    device: str = "cpu",
+    dtype: str = "float32",
+    split: Split | None = None,
+) -> Model:
+    """Loads the weights; with `split` the rank's part of them, where the model can be split.
 
     Raises:
         ModelError: as `check`.
@@ -79,7 +94,8 @@ def load_model(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "float3
         network = diffusion_gemma.load(checkpoint, type(plan.network), device, dtype)
     else:
         network = plan.network
-        state = _state(checkpoint, plan, device, getattr(torch, dtype))
+        cuts = {} if split is None else split.cut(network)
+        state = _state(checkpoint, plan, device, getattr(torch, dtype), cuts)
         network.load_state_dict(state, strict=True, assign=True)
         if network.config.tie_word_embeddings:
             network.tie_weights()
@@ -144,12 +160,17 @@ def _plan(checkpoint: Checkpoint) -> _Plan:
 
 
 def _state(
-    checkpoint: Checkpoint, plan: _Plan, device: str, dtype: torch.dtype
+    checkpoint: Checkpoint,
+    plan: _Plan,
+    device: str,
+    dtype: torch.dtype,
+    cuts: Mapping[str, Cut],
 ) -> dict[str, Tensor]:
     """The network's whole state: what the files hold, what they may leave out, the tied head."""
     optional = plan.family.optional
     state = {k: v for k, v in plan.network.state_dict().items() if k in optional}
-    for key, tensor in _tensors(checkpoint, device):
+    by_key = {key: cuts[name] for key, name in plan.names.items() if name in cuts}
+    for key, tensor in _tensors(checkpoint, device, by_key):
         name = plan.names.get(key)
         if name is not None:
             state[name] = tensor.to(device, torch.float32 if name in optional else dtype)
@@ -158,15 +179,21 @@ def _state(
     return state
 
 
-def _tensors(checkpoint: Checkpoint, device: str) -> Iterator[tuple[str, Tensor]]:
-    """Every stored tensor, one in memory at a time."""
+def _tensors(
+    checkpoint: Checkpoint, device: str, cuts: Mapping[str, Cut]
+) -> Iterator[tuple[str, Tensor]]:
+    """Every stored tensor, or the part of it that is wanted, one in memory at a time."""
     if isinstance(checkpoint, GgufCheckpoint):
-        yield from checkpoint.tensors()
+        for key, tensor in checkpoint.tensors():
+            yield key, cuts[key](tensor) if key in cuts else tensor
         return
     for file in checkpoint.weight_files:
         with safe_open(file, framework="pt", device=device) as tensors:
             for key in tensors.keys():  # noqa: SIM118  (safe_open is no mapping)
-                yield key, tensors.get_tensor(key)
+                if key in cuts:
+                    yield key, cuts[key](tensors.get_slice(key))
+                else:
+                    yield key, tensors.get_tensor(key)
 
 
 def _describe(checkpoint: Checkpoint, plan: _Plan, network: Any) -> Model:

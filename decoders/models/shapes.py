@@ -19,6 +19,7 @@ from torch import Tensor
 from decoders.models.base import Model
 from decoders.models.families import block_of, mask_id_of, reading
 from decoders.models.source import Checkpoint, ModelError
+from decoders.models.split import Split
 from decoders.registry import nearest
 
 PREFIX = "shape:"
@@ -126,8 +127,15 @@ def find_shape(source: str) -> Shape:
     return Shape(file.stem, file.parent, source, config)
 
 
-def random_model(shape: Shape, device: str = "cpu", dtype: str = "float32", seed: int = 0) -> Model:
-    """The shape's model, its weights drawn on the device: norms 1, biases 0, else N(0, 0.02).
+def random_model(
+    shape: Shape,
+    device: str = "cpu",
+    dtype: str = "float32",
+    seed: int = 0,
+    split: Split | None = None,
+) -> Model:
+    """The shape's model, its weights drawn on the device: norms 1, biases 0, else N(0, 0.02). With
+    `split` the rank's part of the same weights, where the model can be split.
 
     Raises:
         ModelError: the family is unknown or not one that fills masks or is causal, or the config
@@ -139,7 +147,9 @@ def random_model(shape: Shape, device: str = "cpu", dtype: str = "float32", seed
     network = family.build(shape.config)
     generator = torch.Generator(device).manual_seed(seed)
     state: dict[str, Tensor] = {}
-    for name, tensor in network.state_dict().items():
+    whole = network.state_dict()
+    cuts = {} if split is None else split.cut(network)
+    for name, tensor in whole.items():
         if not tensor.is_meta:
             state[name] = tensor
             continue
@@ -148,7 +158,7 @@ def random_model(shape: Shape, device: str = "cpu", dtype: str = "float32", seed
             weight.normal_(0.0, 0.02, generator=generator)
         else:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
-        state[name] = weight
+        state[name] = cuts[name](weight) if name in cuts else weight
     sizes = getattr(network.config, "text_config", network.config)
     eos_id = _token(shape, "eos_token_id", sizes.vocab_size - 2)
     mask_id = mask_id_of(shape, sizes.vocab_size, {})

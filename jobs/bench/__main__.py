@@ -5,7 +5,8 @@ import json
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +17,7 @@ from rich.console import Console
 from cluster.facts import device_name, versions
 from decoders import Decoder, Model, make_decoder, make_engine
 from decoders.models.shapes import PREFIX
+from decoders.ranks import Ranks
 from jobs.bench.draw import draw
 from jobs.bench.growth import Base, exponents, measure
 from jobs.bench.measure import Contender, run_reference, run_round, summary, warm_up
@@ -79,7 +81,35 @@ def bench(
     """Measures every recipe in turns; JSON-serialisable. `rows` are prompts to take instead of
     those that the options name."""
     loaded: dict[str, Loaded] = {}
-    contenders = _contenders(options, device, dtype, loaded, rows)
+    with _ranks(options, device) as ranks:
+        return _measured(options, device, dtype, loaded, rows, ranks)
+
+
+@contextmanager
+def _ranks(options: Namespace, device: torch.device) -> Iterator[Ranks | None]:
+    """What models are split over, if they are."""
+    size: int = options.tensor_parallel
+    if size == 1:
+        yield None
+        return
+    if device.type == "cuda" and torch.cuda.device_count() < size:
+        raise UserError(f"--tensor-parallel {size}: torch sees {torch.cuda.device_count()} GPUs")
+    ranks = Ranks(size, device.type, max(1, torch.get_num_threads() // size))
+    try:
+        yield ranks
+    finally:
+        ranks.close()
+
+
+def _measured(
+    options: Namespace,
+    device: torch.device,
+    dtype: str,
+    loaded: dict[str, Loaded],
+    rows: Sequence[Ask] | None,
+    ranks: Ranks | None,
+) -> dict[str, Any]:
+    contenders = _contenders(options, device, dtype, loaded, rows, ranks)
     rates = measure_rates(device, getattr(torch, dtype))
     for contender in contenders:
         samples = contender.engine.slots if options.warm_up is None else options.warm_up
@@ -138,6 +168,7 @@ def bench_through_ray(options: Namespace, device: torch.device, dtype: str) -> d
         prompts,
         on_gpu=device.type == "cuda",
         warm_up=slots if options.warm_up is None else options.warm_up,
+        tensor_parallel=options.tensor_parallel,
     )
     samples = options.samples or 2 * slots
     with TemporaryDirectory() as folder:
@@ -162,15 +193,17 @@ def _contenders(
     dtype: str,
     loaded: dict[str, Loaded],
     rows: Sequence[Ask] | None,
+    ranks: Ranks | None,
 ) -> list[Contender]:
     """The recipes with their models; one model is loaded once."""
     wanted, slots = parse_prompts(options.prompts, options.prompt_length), _slots(options)
     pairs = [(entry, make_decoder(entry.recipe, entry.settings)) for entry in options.entries]
     contenders = []
+    make = make_engine if ranks is None else ranks.engine
     for entry, decoder in pairs:
         if entry.model not in loaded:
             loaded[entry.model] = load(
-                entry.model, str(device), dtype, options.checkpoint, options.tokenizer
+                entry.model, str(device), dtype, options.checkpoint, options.tokenizer, ranks
             )
         one = loaded[entry.model]
         same = [d for e, d in pairs if e.model == entry.model]
@@ -180,7 +213,7 @@ def _contenders(
             Contender(
                 model=one.model,
                 decoder=decoder,
-                engine=make_engine(one.model, decoder, slots),
+                engine=make(one.model, decoder, slots),
                 requests=requests(prompts, decoder),
                 loop=_loop(options.against, one.model, decoder),
             )
@@ -213,7 +246,7 @@ def _report(
     results = [summary(contender, rates) for contender in contenders]
     wanted = parse_prompts(options.prompts, options.prompt_length)
     found: dict[str, Any] = {
-        **_machine(device, dtype),
+        **_machine(device, dtype, options.tensor_parallel),
         "mode": options.mode,
         "models": {
             source: {
@@ -240,9 +273,10 @@ def _report(
     return found
 
 
-def _machine(device: torch.device, dtype: str) -> dict[str, Any]:
+def _machine(device: torch.device, dtype: str, ranks: int = 1) -> dict[str, Any]:
     return {
-        "device": device_name(device.type),
+        "device": device_name(device.type, ranks),
+        "tensor_parallel": ranks,
         "dtype": dtype,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "versions": versions(),

@@ -73,7 +73,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             raise UserError(f"--through-ray wants numbers of actors, at least 1, got {pool}")
     if options.draw is not None and not options.growth:
         raise UserError("--draw draws --growth; give both")
-    for name in ("slots", "samples", "reference_samples", "rounds"):
+    if options.tensor_parallel > 1 and (options.against or options.growth):
+        raise UserError("--tensor-parallel goes with neither --against nor --growth")
+    for name in ("slots", "samples", "reference_samples", "rounds", "tensor_parallel"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -170,6 +172,13 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="write the shape there as a checkpoint and load it from there",
+    )
+    how.add_argument(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="split the models over N GPUs, or over N processes on CPUs (1)",
     )
     how.add_argument("--seed", type=int, default=0, help="of the prompts' order or tokens (0)")
     how.add_argument(

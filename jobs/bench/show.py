@@ -24,9 +24,10 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         f"GB/s, matrix product {found['matrix_flops_s'] / 1e12:,.3g} TFLOP/s",
         soft_wrap=True,
     )
+    split = " on each device" if found["tensor_parallel"] > 1 else ""
     for source, model in found["models"].items():
         console.print(
-            f"{source}: {model['parameters'] / 1e6:,.1f} million parameters, ready after "
+            f"{source}: {model['parameters'] / 1e6:,.1f} million parameters{split}, ready after "
             f"{model['load_s']:.1f} s, {model['load_host_bytes'] / 1e9:.2f} GB of host memory",
             soft_wrap=True,
         )

@@ -31,6 +31,7 @@ class Evaluation:
     on_gpu: bool
     warm_up: int
     """Rows that an actor decodes before the first that counts."""
+    tensor_parallel: int = 1
 
     def config(self, samples: int, pool: int, seed: int) -> dict[str, Any]:
         """As `jobs.evaluate` reads it."""
@@ -46,7 +47,11 @@ class Evaluation:
             ],
             "seed": seed,
             "trace": False,
-            "cluster": {"pool": pool, "warmup": self.warm_up}
+            "cluster": {
+                "pool": pool,
+                "warmup": self.warm_up,
+                "tensor_parallel": self.tensor_parallel,
+            }
             | ({} if self.on_gpu else {"num_gpus": 0}),
         }
 

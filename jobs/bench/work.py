@@ -20,6 +20,7 @@ from decoders import (
 )
 from decoders.likelihood import ChoiceRequest, encode_pair
 from decoders.models.shapes import PREFIX, find_shape, random_model, write_checkpoint
+from decoders.ranks import Ranks
 from evaluators import ChoicePrompt, ChoiceTask, Prompt, get_task
 from jobs.bench.memory import HostMemory
 from jobs.bench.rates import synchronize
@@ -73,12 +74,14 @@ def load(
     dtype: str,
     checkpoint: Path | None = None,
     tokens: Path | None = None,
+    ranks: Ranks | None = None,
 ) -> Loaded:
     """A checkpoint, or a shape with random weights.
 
     Args:
         checkpoint: where a shape is written first, to be loaded from there.
         tokens: folder of the tokenizer that a shape reads with.
+        ranks: what the model is split over.
 
     Raises:
         DecoderError: there is no such model, or it cannot be loaded.
@@ -89,12 +92,14 @@ def load(
         source = str(checkpoint)
     began = time.perf_counter()
     with HostMemory() as memory:
-        if source.startswith(PREFIX):
+        is_shape = source.startswith(PREFIX)
+        if ranks is not None:
+            model = ranks.load(source, dtype)
+        elif is_shape:
             model = random_model(find_shape(source), device, dtype)
-            tokenizer = _tokenizer(tokens)
         else:
-            found = find_checkpoint(source)
-            model, tokenizer = load_model(found, device, dtype), load_tokenizer(found)
+            model = load_model(find_checkpoint(source), device, dtype)
+        tokenizer = _tokenizer(tokens) if is_shape else load_tokenizer(find_checkpoint(source))
         synchronize(model.device)
     return Loaded(source, model, tokenizer, time.perf_counter() - began, memory.added_bytes)
 

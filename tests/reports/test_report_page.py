@@ -135,7 +135,7 @@ def test_hostile_names_are_text(make_run: MakeRun) -> None:
     assert all(hostile in found.text for hostile in HOSTILE[:4])
     assert not [tag for tag, _ in found.tags if tag == "img"]
     links = [str(attributes["href"]) for tag, attributes in found.tags if tag == "a"]
-    assert links and all(link.startswith(("#cell=", "./report.tables/")) for link in links)
+    assert links and all(link.startswith(("#", "./report.tables/")) for link in links)
 
 
 def test_hidden_characters_are_shown(make_run: MakeRun) -> None:
@@ -292,3 +292,12 @@ def test_a_narrow_summary_drops_columns_not_digits(make_run: MakeRun) -> None:
     wide, narrow = _printed(run, width=100), _printed(run, width=64)
     assert "tok/fwd" in wide[0] and "tok/fwd" not in narrow[0]
     assert [line.split()[-1] for line in wide] == [line.split()[-1] for line in narrow]
+
+
+def test_the_contents_lead_to_every_section(make_run: MakeRun) -> None:
+    text = page(load(make_run(**SMALL)))
+    nav = text[text.index('<nav aria-label="Contents">') :]
+    links = re.findall(r'<a href="#([a-z-]+)">([^<]+)</a>', nav[: nav.index("</nav>")])
+    headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", text)
+    assert [words for _, words in links] == headings
+    assert all(text.count(f'id="{anchor}"') == 1 for anchor, _ in links)
