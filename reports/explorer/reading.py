@@ -17,6 +17,33 @@ from reports.text import visible
 
 TEXTS = ("prompt", "target", "output_text", "output_ids", "commit_steps")
 LISTS = ("committed", "tokens", "confidence")
+SHOWN = (
+    "sid",
+    "cell_id",
+    "task",
+    "sample_id",
+    "repeat",
+    "category",
+    "model",
+    "status",
+    "error",
+    "correct",
+    "detail",
+    "answer",
+    "generated_tokens",
+    "nfe",
+    "decode_s",
+    "converged_step",
+    "first_correct_step",
+    "oscillated",
+    "early_commit_step",
+    "edited_tokens",
+    "drafted_tokens",
+    "accepted_tokens",
+)
+"""Columns of `samples` that the page tells of a row, beside TEXTS."""
+PARTS = {"correct": 1, "top1_share": 1000, "top2_gap": 1000, "entropy": 1000, "elapsed_s": 100_000}
+"""Columns of `steps` that a trace has as whole numbers: how many make one. None is -1."""
 
 Found = dict[str, Any]
 
@@ -40,13 +67,13 @@ def vocabulary(run: Run) -> dict[tuple[str, int], Any]:
 
 def details(run: Run, rows: pd.DataFrame) -> Iterator[tuple[Found, Found]]:
     """Texts and steps of these rows of the samples table, one by one in their order: the row
-    itself, and its entry of each of TEXTS with `trace`, a slice of the steps table by column."""
+    with SHOWN, and its entry of each of TEXTS with `trace`, its steps by column."""
     sids = pa.array(rows["sid"], pa.string())
     texts = _rows_of(run.files["samples"], "samples", TEXTS, sids)
     texts = texts.take(pc.index_in(sids, texts["sid"].combine_chunks()))
     columns = {name: texts[name].combine_chunks() for name in TEXTS}
     traces = _Traces(run.files["steps"], sids)
-    for at, row in enumerate(rows.to_dict("records")):
+    for at, row in enumerate(rows[list(SHOWN)].to_dict("records")):
         found = {name: column[at].as_py() for name, column in columns.items()}
         found["trace"] = traces.of(at)
         yield {str(name): value for name, value in row.items()}, found
@@ -63,7 +90,8 @@ class _Traces:
         steps = steps.sort_by([("order", "ascending"), ("step", "ascending")]).combine_chunks()
         order_N = steps["order"].to_numpy()
         self._ends = np.searchsorted(order_N, np.arange(len(sids) + 1))
-        self._flat = {name: steps[name].to_numpy() for name in names if name not in LISTS}
+        self._flat = {name: steps[name].to_numpy() for name in ("nfe", "masked_left", "answer")}
+        self._flat |= {name: whole(steps[name].to_numpy(), parts) for name, parts in PARTS.items()}
         self._lists = {name: _flattened(steps[name]) for name in LISTS}
 
     def of(self, at: int) -> Found | None:
@@ -77,6 +105,13 @@ class _Traces:
         offsets = self._lists["committed"][0]
         found["counts"] = np.diff(offsets[low : high + 1])
         return found
+
+
+def whole(values: npt.NDArray[Any], parts: int) -> npt.NDArray[np.int64]:
+    """So many parts of one as whole numbers; -1 for what is no number."""
+    scaled = np.asarray(values, dtype=np.float64) * parts
+    found: npt.NDArray[np.int64] = np.where(np.isfinite(scaled), np.rint(scaled), -1).astype(int)
+    return found
 
 
 def _flattened(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from reports.explorer.reading import whole
 from reports.text import visible
 
 PROMPT_ENDS = 1_500, 6_000
@@ -90,11 +90,11 @@ def _trace(group: Group, model: str, steps: Record, ids: npt.NDArray[np.int32]) 
             -1 if answer is None else answers.setdefault(_text(answer) or "", len(answers))
             for answer in steps["answer"].tolist()
         ],
-        "right": _numbers(steps["correct"], 0),
-        "gap": _numbers(steps["top2_gap"], 3),
-        "entropy": _numbers(steps["entropy"], 3),
-        "settled": _numbers(steps["top1_share"], 3),
-        "elapsed": _numbers(steps["elapsed_s"], 5),
+        "right": steps["correct"].tolist(),
+        "gap": steps["top2_gap"].tolist(),
+        "entropy": steps["entropy"].tolist(),
+        "settled": steps["top1_share"].tolist(),
+        "elapsed": steps["elapsed_s"].tolist(),
         "answers": list(answers),
     }
     if not np.array_equal(last[: len(ids)], ids):
@@ -109,23 +109,8 @@ def _confidence(values: npt.NDArray[np.float64]) -> Record:
     if len(known) and (known.min() < 0 or known.max() > 1.0001):
         low, high = float(known.min()), float(known.max())
         scaled = (values - low) / (high - low) if high > low else values - low
-        return {"sure": _thousandths(scaled), "range": [round(low, 3), round(high, 3)]}
-    return {"sure": _thousandths(values)}
-
-
-def _thousandths(values: npt.NDArray[np.float64]) -> list[int]:
-    rounded: list[int] = (
-        np.where(np.isfinite(values), np.rint(values * 1000), -1).astype(np.int64).tolist()
-    )
-    return rounded
-
-
-def _numbers(values: npt.NDArray[Any], digits: int) -> list[float | None]:
-    numbers = np.array(values, dtype=np.float64)
-    return [
-        (round(value, digits) if digits else int(value)) if isfinite(value) else None
-        for value in numbers.tolist()
-    ]
+        return {"sure": whole(scaled, 1000).tolist(), "range": [round(low, 3), round(high, 3)]}
+    return {"sure": whole(values, 1000).tolist()}
 
 
 def _text(text: object) -> str | None:

@@ -188,7 +188,7 @@ def test_a_table_filters_by_words_and_task(plain: Path, visit: Open) -> None:
 def test_steps_and_samples_by_keyboard(plain: Path, visit: Open) -> None:
     found = visit(plain)
     page, keyboard = found.page, found.page.keyboard
-    choices = page.get_by_role("search")
+    choices = page.get_by_role("search", name="Filter the samples")
     for name, value in (
         ("Task", "gsm8k-resampled"),
         ("Steps", "4"),
@@ -236,7 +236,7 @@ def test_steps_and_samples_by_keyboard(plain: Path, visit: Open) -> None:
     assert page.locator("#ex-sample").is_hidden()
     assert "sample=" not in page.url and "outcome=right" in page.url
 
-    search = page.get_by_role("searchbox")
+    search = choices.get_by_role("searchbox")
     search.press_sequentially("j k")
     assert search.input_value() == "j k" and page.locator("#ex-sample").is_hidden()
     expect(page.locator("#ex-none")).to_be_visible()

@@ -59,6 +59,9 @@ const textsOf = (tokens, words) => {
   return shown;
 };
 
+// A quantity that is kept as a whole number of parts; -1 is none.
+const part = (value, parts) => (value < 0 ? null : value / parts);
+
 // Steps of a record, or null where nothing tells the order of its tokens.
 const stepsOf = (record) => {
   const { trace, order, canvas } = record;
@@ -76,10 +79,10 @@ const stepsOf = (record) => {
         nfe: trace.nfe[at],
         answer: trace.said[at] < 0 ? null : trace.answers[trace.said[at]],
         right: trace.right[at],
-        gap: trace.gap[at],
-        entropy: trace.entropy[at],
-        settled: trace.settled[at],
-        elapsed: trace.elapsed[at],
+        gap: part(trace.gap[at], 1000),
+        entropy: part(trace.entropy[at], 1000),
+        settled: part(trace.settled[at], 1000),
+        elapsed: part(trace.elapsed[at], 100000),
       };
     });
   }
