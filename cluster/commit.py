@@ -69,6 +69,7 @@ def commit(
             vocabulary.add(samples, steps)
             writers["samples"].write(samples.select(SAMPLES.names))
             writers["steps"].write(steps)
+            pa.default_memory_pool().release_unused()  # chunks of other sizes leave holes
         written = {name: writer.rows for name, writer in writers.items()}
     of_cells = pa.Table.from_pylist(aggregates.rows(), schema=CELLS)
     for name, table in (("cells", of_cells), ("vocabulary", vocabulary.table())):
@@ -120,6 +121,7 @@ class _Merge:
             self._part_of[places[fresh]] = len(self._stems)
             self._row_of[places[fresh]] = rows[fresh]
             self._stems.append(stem)
+        pa.default_memory_pool().release_unused()
         self.missing = int((self._part_of < 0).sum())
         self._held: OrderedDict[int, tuple[pa.Table, pa.Table]] = OrderedDict()
         self._held_bytes = 0

@@ -125,6 +125,7 @@ def write(tables: Iterable[pa.Table], store: Store, name: str) -> int:
         for table in _regrouped(tables):
             writer.write_table(table)
             rows += table.num_rows
+    pa.default_memory_pool().release_unused()  # the driver lives on beside the workers
     return rows
 
 
