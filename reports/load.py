@@ -1,12 +1,12 @@
 """Reading a finished run directory.
 
 Only the files that `_SUCCESS.json` lists are read, and only if they are what it says. The
-light columns are read at once; texts and steps when a report asks for them.
+light columns are read at once, steps when a report asks for them.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,16 +14,13 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reports.schema import READABLE, SCHEMA_VERSION, TABLES
 from reports.steps import Steps, read_steps, there
 
 HEAVY = ("prompt", "target", "output_text", "output_ids", "commit_steps", "prompt_sha256")
-"""Columns of `samples` that no chart needs; `Run.texts` reads the text ones for a few rows."""
-
-TEXT = ("sid", "prompt", "target", "output_text")
+"""Columns of `samples` that no chart needs; the explorer reads them of the rows that it shows."""
 
 
 class ReportError(Exception):
@@ -47,10 +44,6 @@ class Run:
     @property
     def run_id(self) -> str:
         return str(self.success["run_id"])
-
-    def texts(self, sids: Iterable[str]) -> pd.DataFrame:
-        """Prompt, target and output of these samples, indexed by sid."""
-        return self._rows("samples", TEXT, sids).set_index("sid")
 
     def rows(self, cell_id: str) -> pd.DataFrame:
         """The samples of one cell, in the order of the run."""
@@ -89,19 +82,6 @@ class Run:
                     )
                 )
         return pd.concat(parts)
-
-    def _rows(self, table: str, columns: Sequence[str], sids: Iterable[str]) -> pd.DataFrame:
-        """These columns of the samples' rows. Only row groups that hold one are read whole."""
-        wanted = pa.array(list(sids), pa.string())
-        parts = [pa.schema([TABLES[table].field(name) for name in columns]).empty_table()]
-        for path in self.files[table]:
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    found = pc.is_in(file.read_row_group(group, ["sid"])["sid"], wanted)
-                    if pc.any(found).as_py():
-                        parts.append(file.read_row_group(group, list(columns)).filter(found))
-        frame: pd.DataFrame = pa.concat_tables(parts, promote_options="default").to_pandas()
-        return frame
 
 
 def load(run_dir: Path) -> Run:

@@ -1,6 +1,6 @@
 """Several runs as one: what each has stays its own, and what cannot be compared stays apart."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,6 @@ class Several(Run):
     def digests(self) -> pd.DataFrame:
         """As of a single run."""
         return pd.concat(_marked(at, run.digests()) for at, run in enumerate(self.members))
-
-    def _rows(self, table: str, columns: Sequence[str], sids: Iterable[str]) -> pd.DataFrame:
-        wanted: dict[int, list[str]] = {at: [] for at in range(len(self.members))}
-        for sid in sids:
-            number, _, own = sid.partition(":")
-            wanted[int(number)].append(own)
-        parts = []
-        for at, run in enumerate(self.members):
-            found = run._rows(table, columns, wanted[at])
-            parts.append(found.assign(sid=[_mark(at, sid) for sid in found["sid"]]))
-        return pd.concat(parts, ignore_index=True)
 
 
 def load_all(folders: Sequence[Path]) -> Run:

@@ -48,8 +48,8 @@ def test_rows_are_read_from_the_run_that_they_are_of(make_run: MakeRun) -> None:
     run = load_all([first, second])
     sids = run.samples["sid"]
     assert sids.is_unique and len(sids) == 24
-    texts = run.texts([sids.iloc[0], sids.iloc[12]])
-    assert texts.loc[[sids.iloc[0], sids.iloc[12]], "output_text"].tolist() == ["one", "two"]
+    digests = run.digests().loc[[sids.iloc[0], sids.iloc[12]], "output_digest"]
+    assert digests.nunique() == 2, "one wrote other words than the other"
     traced = [cell for cell in run.cells["cell_id"] if len(run.traces(cell))]
     assert len(traced) == 2 and all("llada" in cell for cell in traced)
     assert [run.traces(cell)["row"].nunique() for cell in traced] == [6, 6]
