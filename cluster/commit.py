@@ -31,6 +31,9 @@ SUCCESS = "_SUCCESS.json"
 MANIFEST_FILE = "manifest.parquet"
 
 CHUNK_ROWS = 4096
+LONG = ("prompt", "target", "output_text", "error", "answer")
+"""Columns without statistics, which would keep two of their texts a row group in memory."""
+
 HELD_BYTES = 32 * 2**20
 """Of parts that the next rows may need too."""
 
@@ -186,7 +189,12 @@ class _Writer:
         self._folder.make()
         stream = self._stack.enter_context(self._folder.writing("part-00000.parquet"))
         self._writer = self._stack.enter_context(
-            pq.ParquetWriter(stream, self._schema, compression="zstd")
+            pq.ParquetWriter(
+                stream,
+                self._schema,
+                compression="zstd",
+                write_statistics=[name for name in self._schema.names if name not in LONG],
+            )
         )
         return self
 

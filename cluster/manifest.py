@@ -120,7 +120,8 @@ def write(tables: Iterable[pa.Table], store: Store, name: str) -> int:
     rows = 0
     with (
         store.writing(name) as stream,
-        pq.ParquetWriter(stream, MANIFEST, compression="zstd") as writer,
+        # Statistics would keep two prompts a row group in memory, and nobody asks for them.
+        pq.ParquetWriter(stream, MANIFEST, compression="zstd", write_statistics=False) as writer,
     ):
         for table in _regrouped(tables):
             writer.write_table(table)
