@@ -1,9 +1,9 @@
-"""What the n of a cell is, in words."""
+"""A cell's n and its headline number, in words."""
 
 from math import isfinite
 from typing import Any
 
-from reports.text import between, percent
+from reports.text import between, figures3, percent
 
 
 def counted_rows(cell: dict[str, Any]) -> int:
@@ -26,3 +26,17 @@ def pass_text(cell: dict[str, Any]) -> str:
         return ""
     ends = between(cell["pass_at_low"], cell["pass_at_high"], percent)
     return f"pass@{int(cell['pass_k'])} {percent(cell['pass_at'])} {ends}".rstrip()
+
+
+def quality_text(cell: dict[str, Any], bound: str = "≤") -> str:
+    """Accuracy or perplexity (`bound` before one that is a bound) with its interval, or why there
+    is neither."""
+    if cell["scored"]:
+        ends = between(cell["accuracy_low"], cell["accuracy_high"], percent)
+        once = f"{percent(cell['accuracy'], int(cell['scored']))} {ends}".rstrip()
+        return ", ".join(filter(None, (once, pass_text(cell))))
+    if cell["texts"]:
+        ends = between(cell["perplexity_low"], cell["perplexity_high"])
+        sign = f"{bound} " if cell["is_bound"] else ""
+        return f"ppl {sign}{figures3(cell['perplexity'])} {ends}".rstrip()
+    return "not executed" if cell["not_executed"] else "–"

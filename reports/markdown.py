@@ -5,13 +5,13 @@ from typing import Any
 from reports.alike import place_text, unknown
 from reports.analysis import Analysis
 from reports.cells import records
-from reports.counts import count_text, counted_rows, pass_text
+from reports.counts import count_text, counted_rows, quality_text
 from reports.history import judged
 from reports.sections.findings import failures, said
 from reports.sections.speed import refusals
 from reports.speed import Speedup
 from reports.statistics import SMALL_N
-from reports.text import between, figures3, markdown_text, percent, shortened, times
+from reports.text import between, figures3, markdown_text, shortened, times
 
 HEADS = ("model · decoder", "mode", "steps", "n", "quality", "NFE", "tok/fwd", "samples/s", "vs AR")
 LEFT = ("model · decoder", "mode", "quality")
@@ -61,25 +61,12 @@ def _cells(cell: dict[str, Any], speedup: Speedup | None) -> tuple[str, ...]:
         cell["mode"],
         str(cell["steps"]),
         f"{count_text(cell)}{small}",
-        quality(cell),
+        quality_text(cell),
         figures3(cell["nfe"]),
         figures3(cell["tokens_per_forward"]),
         figures3(cell["samples_per_s"]),
         against,
     )
-
-
-def quality(cell: dict[str, Any]) -> str:
-    """Accuracy or perplexity with its interval, or why there is neither."""
-    if cell["scored"]:
-        ends = between(cell["accuracy_low"], cell["accuracy_high"], percent)
-        once = f"{percent(cell['accuracy'], int(cell['scored']))} {ends}".rstrip()
-        return ", ".join(filter(None, (once, pass_text(cell))))
-    if cell["texts"]:
-        ends = between(cell["perplexity_low"], cell["perplexity_high"])
-        sign = "≤ " if cell["is_bound"] else ""
-        return f"ppl {sign}{figures3(cell['perplexity'])} {ends}".rstrip()
-    return "not executed" if cell["not_executed"] else "–"
 
 
 def _failures(found: Analysis) -> list[str]:

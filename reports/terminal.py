@@ -10,10 +10,10 @@ from rich.text import Text
 
 from reports.analysis import Analysis, analyse
 from reports.cells import records
-from reports.counts import count_text, pass_text
+from reports.counts import count_text, quality_text
 from reports.load import Run
 from reports.speed import Speedup
-from reports.text import between, figures3, percent, times, visible
+from reports.text import figures3, percent, times, visible
 
 COLUMNS = (
     "run",
@@ -125,7 +125,7 @@ def _row(cell: dict[str, Any], speedup: Speedup | None, drafted: Speedup | None)
         "mode": cell["mode"],
         "steps": str(cell["steps"]),
         "n": count_text(cell),
-        "accuracy": _quality(cell),
+        "accuracy": quality_text(cell, "<="),
         "NFE": figures3(cell["nfe"]),
         "tok fwds": figures3(cell["token_forwards"]),
         "accepted": percent(cell["acceptance"]),
@@ -134,16 +134,3 @@ def _row(cell: dict[str, Any], speedup: Speedup | None, drafted: Speedup | None)
         "vs AR": against,
         "vs spec": times(drafted.samples.value) if drafted else "–",
     }
-
-
-def _quality(cell: dict[str, Any]) -> str:
-    """Accuracy with its interval, or perplexity (`<=`: a bound), or why there is neither."""
-    if cell["scored"]:
-        ends = between(cell["accuracy_low"], cell["accuracy_high"], percent)
-        once = f"{percent(cell['accuracy'], int(cell['scored']))} {ends}".rstrip()
-        return ", ".join(filter(None, (once, pass_text(cell))))
-    if cell["texts"]:
-        ends = between(cell["perplexity_low"], cell["perplexity_high"])
-        sign = "<= " if cell["is_bound"] else ""
-        return f"ppl {sign}{figures3(cell['perplexity'])} {ends}".rstrip()
-    return "not executed" if cell["not_executed"] else "–"
