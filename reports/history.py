@@ -8,7 +8,7 @@ import pandas as pd
 
 from reports.alike import PLACE, unknown
 from reports.cells import records
-from reports.index import VERDICT
+from reports.index_entries import TONES, VERDICT
 from reports.load import Run
 from reports.plot import (
     Chart,
@@ -26,7 +26,7 @@ from reports.several import created, members
 from reports.statistics import SMALL_N
 from reports.text import between, figures3, moment, percent, plot_text, shortened, visible
 
-BAD = ("NO-GO", "REFUSED", "FAILED")
+BAD = tuple(verdict for verdict, tone in TONES.items() if tone == "bad")
 
 QUANTITIES = {
     "accuracy": ("accuracy", "scored", percent),
@@ -130,7 +130,7 @@ def _panel(
 
 def _tick(entry: Judged) -> str:
     """A run's name and, below it, its verdict; bad ones are marked by more than a colour."""
-    sign = {"NO-GO": "✗ ", "REFUSED": "✗ ", "FAILED": "✗ ", "GO": "✓ "}.get(entry.verdict, "")
+    sign = "✗ " if entry.verdict in BAD else "✓ " if entry.verdict == "GO" else ""
     name = entry.label if len(entry.label) <= 16 else "…" + entry.label[-15:]
     return "<br>".join(filter(None, (plot_text(name), plot_text(f"{sign}{entry.verdict}".strip()))))
 
