@@ -20,6 +20,7 @@ class Keeper:
 
     def __init__(self, store: Store, leases: Leases) -> None:
         self._writer, self._leases = PartWriter(store), leases
+        self._flushing = threading.Lock()
         self._refused_s: float | None = None
         """Since when the store has not taken rows."""
 
@@ -34,23 +35,26 @@ class Keeper:
             self.flush()
 
     def flush(self) -> bool:
-        """Whether every row so far is durable: False if the store does not take them now.
+        """Whether every row so far is durable, and the ledger knows it: False if the store does not
+        take them now.
 
         Raises:
             OSError: it has not taken them for `WAIT_S`.
         """
-        try:
-            statuses = self._writer.flush()
-        except OSError as error:
-            now_s = time.monotonic()
-            since_s = self._refused_s = self._refused_s or now_s
-            if now_s - since_s > WAIT_S:
-                raise OSError(f"no rows could be written for {WAIT_S:g} s: {error}") from error
-            return False
-        self._refused_s = None
-        if statuses:
-            self._leases.done(statuses)
-        return True
+        # Locked to the end: who finds nothing to write may end the process the moment it returns.
+        with self._flushing:
+            try:
+                statuses = self._writer.flush()
+            except OSError as error:
+                now_s = time.monotonic()
+                since_s = self._refused_s = self._refused_s or now_s
+                if now_s - since_s > WAIT_S:
+                    raise OSError(f"no rows could be written for {WAIT_S:g} s: {error}") from error
+                return False
+            self._refused_s = None
+            if statuses:
+                self._leases.done(statuses)
+            return True
 
     def _flush_when_due(self) -> None:
         while True:

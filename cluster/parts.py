@@ -37,7 +37,7 @@ class PartWriter:
 
     The steps go first: a sample counts as done once its samples part is there, so a writer that
     dies in between leaves steps that nobody reads. What cannot be written stays in memory for the
-    next flush. Any thread may call.
+    next flush. Any thread may add, one at a time may flush.
     """
 
     def __init__(self, store: Store) -> None:
@@ -45,7 +45,7 @@ class PartWriter:
         self._samples: list[Row] = []
         self._steps: list[Row] = []
         self._since_s = time.monotonic()
-        self._adding, self._writing = threading.Lock(), threading.Lock()
+        self._adding = threading.Lock()
 
     def add(self, sample: Row, steps: list[Row]) -> None:
         with self._adding:
@@ -70,17 +70,16 @@ class PartWriter:
         Raises:
             OSError: the store did not take them; they are kept.
         """
-        with self._writing:
+        with self._adding:
+            samples, steps = self._samples, self._steps
+            self._samples, self._steps = [], []
+        try:
+            self._write(samples, steps)
+        except BaseException:
             with self._adding:
-                samples, steps = self._samples, self._steps
-                self._samples, self._steps = [], []
-            try:
-                self._write(samples, steps)
-            except BaseException:
-                with self._adding:
-                    self._samples, self._steps = samples + self._samples, steps + self._steps
-                    self._since_s = time.monotonic()
-                raise
+                self._samples, self._steps = samples + self._samples, steps + self._steps
+                self._since_s = time.monotonic()
+            raise
         return {row["sid"]: row["status"] for row in samples}
 
     def _write(self, samples: list[Row], steps: list[Row]) -> None:

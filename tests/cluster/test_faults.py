@@ -12,6 +12,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ import pytest
 
 from cluster import keeper
 from cluster.cells import Cell, ModelSpec
+from cluster.desk import Leases
+from cluster.leases import Holder, Ledger
 from cluster.manifest import Item, build
 from cluster.parts import finished, read_parts
+from cluster.rows import Place, error_row
 from cluster.store import Store
 from cluster.witness import Witness
 from cluster.worker import FAILED
@@ -162,6 +167,34 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
     assert decode(tmp_path, rows([f"plain {n}" for n in range(30)])) == ["ok"] * 30
     assert len(refused) > 1
     assert len(finished(Store.open(tmp_path))[0]) == 30
+
+
+def test_no_flush_returns_before_the_ledger_knows_what_another_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that ends flushes from any thread, and is gone when the first flush returns."""
+    telling, told = threading.Event(), threading.Event()
+
+    def slow(self: Leases, statuses: Mapping[str, str]) -> None:
+        telling.set()
+        time.sleep(0.3)
+        ledger.done(statuses)
+        told.set()
+
+    monkeypatch.setattr(Leases, "done", slow)
+    ledger = Ledger(":memory:")
+    kept = keeper.Keeper(Store.open(tmp_path), Leases(ledger))
+    (row,) = rows(["plain"]).to_pylist()
+    kept.add(error_row(row, CELL, Place("run", "here:1", "cpu"), "told"), [])
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(kept.flush)
+        assert telling.wait(10)
+        assert len(list(tmp_path.iterdir())) == 1, "the row is durable already"
+        assert kept.flush()
+        assert told.is_set()
+        assert first.result()
+    (answer,) = ledger.start(Holder("other", "", ""), [row["sid"]])
+    assert answer.verdict == "done"
 
 
 def test_a_disk_that_stays_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
