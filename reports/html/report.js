@@ -19,20 +19,43 @@
     return value;
   };
 
-  const draw = () => {
-    const styles = getComputedStyle(root);
-    for (const element of document.querySelectorAll(".plot")) {
-      const figure = resolved(figures[element.dataset.figure], styles);
-      Plotly.react(element, figure.data, figure.layout, {
-        responsive: true,
-        displaylogo: false,
-        displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
-        modeBarButtons: [["toImage"]],
-        toImageButtonOptions: { format: "svg", filename: element.dataset.figure },
-      });
-    }
-    root.dataset.charts = "drawn";
+  const plots = [...document.querySelectorAll(".plot")];
+  const waiting = new Set(plots);
+
+  const draw = (element) => {
+    const figure = resolved(figures[element.dataset.figure], getComputedStyle(root));
+    Plotly.react(element, figure.data, figure.layout, {
+      responsive: true,
+      displaylogo: false,
+      displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
+      modeBarButtons: [["toImage"]],
+      toImageButtonOptions: { format: "svg", filename: element.dataset.figure },
+    });
+    waiting.delete(element);
   };
-  draw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  const drawAll = () => waiting.forEach(draw);
+
+  // Charts in view come first and the others one by one, so that the page answers meanwhile; each
+  // has its height from the start, so that links lead where they should.
+  const seen = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (isIntersecting && waiting.has(target)) draw(target);
+    }
+  });
+  const drawNext = () => {
+    const [next] = waiting;
+    if (next) {
+      draw(next);
+      setTimeout(drawNext);
+    } else {
+      root.dataset.charts = "drawn";
+    }
+  };
+  for (const element of plots) {
+    element.style.minHeight = `${figures[element.dataset.figure].layout.height}px`;
+    seen.observe(element);
+  }
+  setTimeout(drawNext);
+  addEventListener("beforeprint", drawAll);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach(draw));
 })();

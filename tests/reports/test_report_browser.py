@@ -70,16 +70,19 @@ def browser() -> Iterator[Browser]:
 def visit(browser: Browser) -> Iterator[Open]:
     contexts = []
 
-    def to(path: Path, hash_: str = "", **settings: Any) -> Visit:
+    def to(path: Path, hash_: str = "", script: str = "", **settings: Any) -> Visit:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings})
         contexts.append(context)
         context.set_default_timeout(60_000)
         found = Visit(context.new_page())
+        found.page.add_init_script(script)
         found.page.on("console", lambda message: found.console.append(message.text))
         found.page.on("pageerror", lambda error: found.console.append(str(error)))
         found.page.on("request", lambda request: found.requests.append(request.url))
         found.page.goto(path.as_uri() + hash_)
         found.page.locator("#explorer[data-ready]").wait_for()
+        if not script:
+            found.page.locator("html[data-charts=drawn]").wait_for()
         return found
 
     yield to
@@ -142,9 +145,21 @@ def test_the_page_opens_from_disk_and_asks_for_nothing(plain: Path, visit: Open)
     plots = found.page.locator(".plot")
     assert plots.count() > 5
     assert found.page.locator(".plot .main-svg path").count() > 5 * plots.count()
-    assert found.page.locator("html").get_attribute("data-charts") == "drawn"
     assert found.console == []
     assert found.requests == [plain.as_uri()]
+
+
+def test_charts_out_of_view_are_drawn_later_or_for_the_printer(plain: Path, visit: Open) -> None:
+    never = "(f, ...rest) => f.name === 'drawNext' ? 0 : later(f, ...rest)"
+    page = visit(plain, script=f"const later = setTimeout; window.setTimeout = {never}").page
+    plots, drawn = page.locator(".plot"), page.locator(".plot:has(.main-svg)")
+    page.locator(".plot").first.scroll_into_view_if_needed()
+    page.locator(".plot").first.locator(".main-svg").first.wait_for()
+    assert 0 < drawn.count() < plots.count()
+    height = page.evaluate("document.documentElement.scrollHeight")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert drawn.count() == plots.count()
+    assert page.evaluate("document.documentElement.scrollHeight") == height
 
 
 def test_a_table_sorts(plain: Path, visit: Open) -> None:
