@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from decoders import Decoder, make_decoder
-from decoders.recipes.remote import Remote
+import decoders
 from evaluators import Prompt, Sample, Task, get_task
 
 Mode = Literal["throughput", "latency"]
@@ -38,7 +37,7 @@ class Cell:
 
     model: ModelSpec
     """Of a remote cell only the tokenizer."""
-    decoder: Decoder
+    decoder: "decoders.Decoder"
     task: str
     task_version: str
     num_fewshot: int
@@ -65,8 +64,8 @@ class Cell:
         """Rows that agree in this share an engine, and so a batch. Recipes do not share one, so
         that none pays for the passes of another."""
         other = self.partner.name if self.partner else ""
-        if isinstance(self.decoder, Remote):
-            other = self.decoder.url
+        if self.decoder.engine == "remote":
+            other = self.decoder.settings()["url"]
         return self.model.name, self.decoder.recipe, other, self.slots
 
     @cached_property
@@ -121,5 +120,5 @@ class Cell:
             name: ModelSpec(**found[name]) if found[name] else None
             for name in ("model", "scorer", "partner")
         }
-        decoder = make_decoder(settings.pop("recipe"), settings)
+        decoder = decoders.make_decoder(settings.pop("recipe"), settings)
         return Cell(**{**found, **specs, "decoder": decoder})

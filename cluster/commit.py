@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from cluster import manifest
 from cluster.aggregate import Aggregates
 from cluster.cells import Cell
+from cluster.errors import CommitError
 from cluster.parts import PART, SAMPLES_PART, STEPS_PART, read_parts, set_aside
 from cluster.sids import SID, Sids, as_bytes
 from cluster.store import Store
@@ -36,10 +37,6 @@ LONG = ("prompt", "target", "output_text", "error", "answer")
 
 HELD_BYTES = 32 * 2**20
 """Of parts that the next rows may need too."""
-
-
-class CommitError(RuntimeError):
-    """Rows are missing; the same command computes them."""
 
 
 def commit(

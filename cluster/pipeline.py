@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from cluster.cells import Cell
 from cluster.desk import open_desk
+from cluster.errors import PipelineError
 from cluster.placement import reserved
 from cluster.session import Pool
 from cluster.store import Store
@@ -108,10 +109,6 @@ def calls_in_flight(slots: int, rows_per_block: int) -> int:
     the rows of the slots, half as many that wait, and a block on its way. More would leave the last
     rows of a run with the actor that asked first."""
     return max(CALLS_IN_FLIGHT, -(-3 * slots // (2 * rows_per_block)) + 1)
-
-
-class PipelineError(RuntimeError):
-    """The run stopped; the rows that had ended are safe."""
 
 
 def _reason(error: Exception) -> str:

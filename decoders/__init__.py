@@ -1,44 +1,6 @@
 """Decoders of diffusion and autoregressive language models on one batched engine."""
 
-from decoders.engine import make_engine
-from decoders.models import (
-    DIFFUSION_FAMILIES,
-    Checkpoint,
-    Model,
-    ModelError,
-    bundled,
-    check,
-    family_of,
-    find_checkpoint,
-    load_model,
-    load_tokenizer,
-)
-from decoders.recipes import Decoder
-from decoders.registry import RECIPES, make_decoder, nearest, recipes
-from decoders.slots import Engine, Watched
-from decoders.types import DecoderError, Request, Result, Trace
+import lazy_loader
 
-__all__ = [
-    "DIFFUSION_FAMILIES",
-    "RECIPES",
-    "Checkpoint",
-    "Decoder",
-    "DecoderError",
-    "Engine",
-    "Model",
-    "ModelError",
-    "Request",
-    "Result",
-    "Trace",
-    "Watched",
-    "bundled",
-    "check",
-    "family_of",
-    "find_checkpoint",
-    "load_model",
-    "load_tokenizer",
-    "make_decoder",
-    "make_engine",
-    "nearest",
-    "recipes",
-]
+# Names come when they are used: the networks bring torch and transformers, which take seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,8 +17,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from decoders.names import nearest
 from decoders.recipes.base import Decoder
-from decoders.registry import RECIPES, nearest
+from decoders.registry import RECIPES
 
 LOG_WIDTH = 80
 """Columns where nobody says how many there are: a pipe, a log."""

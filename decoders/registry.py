@@ -1,12 +1,12 @@
 """The recipes by name."""
 
 import dataclasses
-import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from decoders.names import nearest
 from decoders.recipes import ALL, Decoder
 from decoders.types import DecoderError
 
@@ -31,13 +31,6 @@ def make_decoder(recipe: str, settings: Mapping[str, Any]) -> Decoder:
             raise DecoderError(f"{recipe} has no setting {key!r}{nearest(key, names)}")
         values[key] = _fitted(recipe, key, value, valid[key])
     return kind(**values)
-
-
-def nearest(word: str, valid: Iterable[str]) -> str:
-    """A hint for a mistyped name: the nearest valid one, or all of them."""
-    names = sorted(valid)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(names)}"
 
 
 def _fitted(recipe: str, key: str, value: Any, wanted: Any) -> Any:

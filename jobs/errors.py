@@ -4,9 +4,8 @@ import errno
 import sys
 from collections.abc import Callable
 
-from cluster.commit import CommitError
+from cluster.errors import CommitError, PipelineError
 from cluster.lock import LockedError
-from cluster.pipeline import PipelineError
 from cluster.session import Terminated
 from cluster.store import StoreError
 from decoders import DecoderError

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -41,6 +41,7 @@ from evaluators import (
 from jobs.config import DecoderConfig, RunConfig
 from jobs.errors import UserError
 from jobs.fit import check_model, check_partner, check_settings
+from jobs.sweep import sweep
 from reports.schema import SCHEMA_VERSION
 
 UNKNOWN = "unknown"
@@ -376,17 +377,6 @@ class Plan:
     def _fitting(self) -> set[tuple[str, str]]:
         """Model and decoder of what was found to go together."""
         return set()
-
-
-def sweep(entry: DecoderConfig, task: str) -> Iterator[Decoder]:
-    """The decoders of an entry for a task: every combination of the listed settings."""
-    settings: Mapping[str, Any] = {**entry.settings, **entry.per_task.get(task, {})}
-    axes = [value if isinstance(value, list) else [value] for value in settings.values()]
-    for key, axis in zip(settings, axes, strict=True):
-        if not axis:
-            raise UserError(f"decoder {entry.recipe}: {key} is an empty list")
-    for point in itertools.product(*axes):
-        yield make_decoder(entry.recipe, dict(zip(settings, point, strict=True)))
 
 
 def _fitting(item: Item, room: int) -> Item:

@@ -17,8 +17,8 @@ from jobs.config import RunConfig
 from jobs.errors import UserError, run_main
 from jobs.follow import exit_code, follow
 from jobs.options import config_of, run_options
-from jobs.plan import sweep
 from jobs.progress import LINE as PROGRESS_LINE
+from jobs.sweep import sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,36 +1,6 @@
 """Checkpoints as stock transformers modules."""
 
-from decoders.models.base import Model
-from decoders.models.families import (
-    DIFFUSION_FAMILIES,
-    block_of,
-    family_of,
-    generation_of,
-    visibility_of,
-)
-from decoders.models.load import (
-    check,
-    load_model,
-    load_tokenizer,
-    max_length_of,
-    whole_on_each,
-)
-from decoders.models.source import Checkpoint, ModelError, bundled, find_checkpoint
+import lazy_loader
 
-__all__ = [
-    "DIFFUSION_FAMILIES",
-    "Checkpoint",
-    "Model",
-    "ModelError",
-    "block_of",
-    "bundled",
-    "check",
-    "family_of",
-    "find_checkpoint",
-    "generation_of",
-    "load_model",
-    "load_tokenizer",
-    "max_length_of",
-    "visibility_of",
-    "whole_on_each",
-]
+# Names come when they are used: the networks bring torch and transformers, which take seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

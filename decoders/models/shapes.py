@@ -20,7 +20,7 @@ from decoders.models.base import Model
 from decoders.models.families import block_of, mask_id_of, reading
 from decoders.models.source import Checkpoint, ModelError
 from decoders.models.split import Split
-from decoders.registry import nearest
+from decoders.names import nearest
 
 PREFIX = "shape:"
 _PART_BYTES = 4e9

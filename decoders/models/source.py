@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from decoders.registry import nearest
+from decoders.names import nearest
 from decoders.types import DecoderError
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"

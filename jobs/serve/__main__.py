@@ -15,7 +15,6 @@ from typing import Any
 from cluster.session import session
 from jobs.errors import UserError, run_main
 from jobs.progress import console
-from jobs.serve.catalogue import Catalogue
 from jobs.serve.config import ServeConfig, load_serve_config
 from jobs.serve.tokens import Tokens, new_token
 
@@ -27,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _append(options.tokens, line)
         print(token)
         return 0
+    # After what takes no models: torch takes seconds to come.
+    from jobs.serve.catalogue import Catalogue
+
     config = load_serve_config(options.config)
     told = {"host": options.host, "port": options.port}
     config = config.model_copy(update={key: value for key, value in told.items() if value})

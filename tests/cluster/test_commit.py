@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.cells import Cell, ModelSpec
-from cluster.commit import MANIFEST_FILE, CommitError, commit, read_success
+from cluster.commit import MANIFEST_FILE, commit, read_success
+from cluster.errors import CommitError
 from cluster.manifest import Item, build
 from cluster.manifest import write as write_manifest
 from cluster.parts import FLUSH_ROWS, PartWriter, finished

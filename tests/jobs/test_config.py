@@ -5,7 +5,7 @@ import yaml
 
 from jobs.config import CONFIGS, EMBEDDED, STAND_INS, load_config
 from jobs.errors import UserError
-from jobs.plan import sweep
+from jobs.sweep import sweep
 
 
 def write(folder: Path, **changes: object) -> Path:

@@ -20,7 +20,7 @@ import yaml
 from cluster import commit as commit_module
 from cluster.lock import LockedError, locked
 from cluster.store import Store
-from jobs import compare, evaluate
+from jobs import compare, evaluate, running
 from jobs.errors import run_main
 
 SMALL = """
@@ -119,8 +119,8 @@ def test_the_same_command_again_starts_no_model(
     def no_model(*_: object, **__: object) -> None:
         raise AssertionError("a finished run must start no model")
 
-    monkeypatch.setattr(evaluate, "run", no_model)
-    monkeypatch.setattr(evaluate, "session", no_model)
+    monkeypatch.setattr(running, "run", no_model)
+    monkeypatch.setattr(running, "session", no_model)
     assert run(whole[0]) == 0
     assert "is finished: 27 rows, nothing to compute" in capsys.readouterr().out
 
@@ -133,7 +133,7 @@ def test_an_unfinished_run_computes_only_what_is_missing(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate.commit, "commit", stop)
+    monkeypatch.setattr(running.commit, "commit", stop)
     with pytest.raises(KeyboardInterrupt):
         run(broken)
     monkeypatch.undo()
@@ -287,7 +287,7 @@ def test_another_configuration_is_refused_with_what_differs(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "run", stop)
+    monkeypatch.setattr(running, "run", stop)
     with pytest.raises(KeyboardInterrupt):
         run(out)
     with pytest.raises(ValueError, match=r"tasks\.lm1b\.limit: 3 there, 4 now"):
@@ -333,14 +333,14 @@ def test_a_worker_that_cannot_go_on_fails_the_run_in_one_line(
     from decoders import find_checkpoint
 
     shutil.copytree(find_checkpoint("tiny-ar").folder, models)
-    real = evaluate.manifest.write
+    real = running.manifest.write
 
     def vanish(*arguments: object) -> int:
         rows = real(*arguments)
         (models / "model.safetensors").unlink(missing_ok=True)
         return rows
 
-    monkeypatch.setattr(evaluate.manifest, "write", vanish)
+    monkeypatch.setattr(running.manifest, "write", vanish)
     out = tmp_path / "run"
     with pytest.raises(SystemExit) as exit_code:
         run_main(lambda: run(out, "--set", f"models.tiny-ar.source={models}"))

@@ -11,7 +11,8 @@ from decoders import bundled
 from evaluators import get_task
 from jobs import evaluate
 from jobs.config import CONFIGS, STAND_INS, load_config
-from jobs.plan import Plan, sweep
+from jobs.plan import Plan
+from jobs.sweep import sweep
 
 
 def stand_ins(path: Path) -> list[str]:

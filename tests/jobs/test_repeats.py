@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from evaluators.humaneval import pass_at_k
-from jobs import evaluate
+from jobs import evaluate, running
 from jobs.config import load_config
 from reports.cells import cell_table, records
 from reports.load import load
@@ -89,10 +89,10 @@ def test_more_repeats_are_another_run_and_keep_the_first_ones(out: Path) -> None
     assert config["tasks"]["gsm8k-resampled"]["repeats"] == 3
     arguments = ["--config", f"{folder}/config.yaml", "--out", str(out)]
     more = "tasks.gsm8k-resampled.repeats=5"
-    with pytest.raises(evaluate.UserError, match="repeats: 3 there, 5 now"):
+    with pytest.raises(running.UserError, match="repeats: 3 there, 5 now"):
         evaluate.main([*arguments, "--set", more])
     few, many = (
-        evaluate.Plan(load_config(folder / "config.yaml", [f"{more[:-1]}{n}"])).manifest()
+        running.Plan(load_config(folder / "config.yaml", [f"{more[:-1]}{n}"])).manifest()
         for n in (1, 5)
     )
     assert set(few["sid"].to_pylist()) < set(many["sid"].to_pylist())

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from cluster import pipeline
-from jobs import evaluate
+from jobs import evaluate, running
 from jobs.errors import run_main
 from tests.soak import worker
 
@@ -21,5 +21,5 @@ def drive(kind: str, command: list[str], environment: dict[str, str], log: str) 
         for standard in (1, 2):
             os.dup2(stream.fileno(), standard)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    evaluate.run = functools.partial(pipeline.run, worker=getattr(worker, kind))
+    running.run = functools.partial(pipeline.run, worker=getattr(worker, kind))
     run_main(lambda: evaluate.main(command))
