@@ -21,8 +21,9 @@ import torch.distributed as dist
 from decoders.engine import make_engine
 from decoders.joint import load_sampler
 from decoders.models import find_checkpoint, load_model
-from decoders.models.shapes import PREFIX, find_shape, random_model
+from decoders.models.shapes import random_model
 from decoders.models.split import Split
+from decoders.models.stated import PREFIX, find_shape
 from decoders.recipes import Decoder
 from decoders.slots import Engine
 from decoders.types import Request, Result

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from decoders.models.shapes import SHAPES
+from decoders.models.stated import SHAPES
 from jobs.errors import UserError
 
 DESCRIPTION = """\
@@ -213,7 +213,7 @@ def _default_model(recipe: str) -> str:
 def _default_recipe(model: str) -> str:
     from decoders import find_checkpoint
     from decoders.models.families import generation_of
-    from decoders.models.shapes import PREFIX, find_shape
+    from decoders.models.stated import PREFIX, find_shape
 
     found = find_shape(model) if model.startswith(PREFIX) else find_checkpoint(model)
     return "ar" if generation_of(found) == "autoregressive" else "fast-dllm"

@@ -19,7 +19,8 @@ from decoders import (
     load_tokenizer,
 )
 from decoders.likelihood import ChoiceRequest, encode_pair
-from decoders.models.shapes import PREFIX, find_shape, random_model, write_checkpoint
+from decoders.models.shapes import random_model, write_checkpoint
+from decoders.models.stated import PREFIX, find_shape
 from decoders.ranks import Ranks
 from evaluators import ChoicePrompt, ChoiceTask, Prompt, get_task
 from jobs.bench.memory import HostMemory

@@ -8,8 +8,9 @@ import torch
 from decoders import find_checkpoint, load_model
 from decoders.models import whole_on_each
 from decoders.models.families import reading
-from decoders.models.shapes import Shape, find_shape, random_model
+from decoders.models.shapes import random_model
 from decoders.models.split import Split
+from decoders.models.stated import Shape, find_shape
 
 GROUPED: dict[str, Any] = {
     "model_type": "llama",

@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster.pipeline import calls_in_flight
 from decoders import Model, Request, make_decoder, make_engine
-from decoders.models.shapes import find_shape, random_model
+from decoders.models.shapes import random_model
+from decoders.models.stated import find_shape
 from decoders.slots import Observed, Ran, Span, Timing
 from jobs.bench.__main__ import main
 from jobs.bench.floor import Costs, floor_s
