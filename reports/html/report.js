@@ -42,11 +42,12 @@
       if (isIntersecting && waiting.has(target)) draw(target);
     }
   });
+  const whenIdle = window.requestIdleCallback ?? setTimeout;
   const drawNext = () => {
     const [next] = waiting;
     if (next) {
       draw(next);
-      setTimeout(drawNext);
+      whenIdle(drawNext);
     } else {
       root.dataset.charts = "drawn";
     }
@@ -55,7 +56,7 @@
     element.style.minHeight = `${figures[element.dataset.figure].layout.height}px`;
     seen.observe(element);
   }
-  setTimeout(drawNext);
+  whenIdle(drawNext);
   addEventListener("beforeprint", drawAll);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach(draw));
 })();

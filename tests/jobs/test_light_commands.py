@@ -4,7 +4,15 @@ import json
 import subprocess
 import sys
 
-COMMANDS = ("bench.__main__", "compare", "evaluate", "report", "schedule", "serve.__main__", "submit")
+COMMANDS = (
+    "bench.__main__",
+    "compare",
+    "evaluate",
+    "report",
+    "schedule",
+    "serve.__main__",
+    "submit",
+)
 HEAVY = ("ray", "torch", "transformers")
 
 PROGRAM = f"""
