@@ -15,7 +15,7 @@ from torch import Tensor
 from decoders.canvas import ROOM, SlotCache, bucket
 from decoders.graphs import Graphs, sent
 from decoders.models.base import Model, attention_bias
-from decoders.models.fused import Store, fused
+from decoders.models.forward import Store, own_forward
 from decoders.noise import CounterNoise, Noise
 from decoders.recipes.autoregressive import Autoregressive
 from decoders.sampling import gumbel_argmax
@@ -68,11 +68,12 @@ class AutoregressiveEngine:
         self._noise: Noise = noise or CounterNoise()
         self._waiting: deque[Request] = deque()
         self._slots: dict[int, Slot] = {}
-        self._network = fused(model)
+        self._network = own_forward(model)
+        self._is_fixed = self._network is not None and self._network.is_fixed
         self._cache, self._store = SlotCache(slots), Store(slots)
         self._text_SG = torch.zeros(slots + 1, 0, dtype=torch.int64, device=model.device)
         self._gpu = model.device.type == "cuda"
-        self._graphs = Graphs(model.device, graphs and self._network is not None)
+        self._graphs = Graphs(model.device, graphs and self._is_fixed)
         self._every = 8 if self._gpu else 1
         self._steps = 0
         self._look: _Look | None = None
@@ -136,7 +137,7 @@ class AutoregressiveEngine:
 
     def _prefills(self, entering: dict[int, Slot]) -> list[dict[int, Slot]]:
         """The forwards that read the new prompts."""
-        if self._network is None:
+        if not self._is_fixed:
             return [entering] if entering else []
         groups: dict[int, list[int]] = {}
         for i, slot in entering.items():
@@ -160,17 +161,16 @@ class AutoregressiveEngine:
         lengths = [len(slot.request.prompt_ids) for slot in slots]
         device = self.model.device
         with Timing(device) as timing:
-            if self._network is not None and not prefill:
+            if self._is_fixed and not prefill:
                 host = self._table(rows, self.slots)
                 layout = (self._store.places, self._text_SG.data_ptr())
                 self._graphs.run(sampled, layout, self._sampled if sampled else self._greedy, host)
             else:
                 width = max(lengths) if prefill else 0
-                if self._network is not None:
+                if self._is_fixed:
                     width = bucket([width], device)
-                table_BC = sent(
-                    self._table(rows, self._rows(width) if self._network else 0), device
-                )
+                size = self._rows(width) if self._is_fixed else 0
+                table_BC = sent(self._table(rows, size), device)
                 prompts_BQ = None
                 if prefill:
                     padded = np.zeros((len(table_BC), width), dtype=np.int64)
@@ -223,8 +223,9 @@ class AutoregressiveEngine:
             places_BQ = torch.where(positions_BQ < (prompt_B + count_B)[:, None], positions_BQ, -1)
             where = (self._store, slots_B, places_BQ)
             limits_BQ = (positions_BQ + 1).clamp(max=self._store.places)
+            fed_B = None if self._is_fixed else last_B + 1
             hidden_B1D = self._network(
-                tokens_BQ, positions_BQ, limits_BQ, *where, wanted_BW=last_B[:, None]
+                tokens_BQ, positions_BQ, limits_BQ, *where, last_B[:, None], fed_B
             )
             logits_BV = self.model.head(hidden_B1D[:, 0])
         else:

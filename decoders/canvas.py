@@ -12,7 +12,7 @@ from transformers import Cache
 
 from decoders.graphs import sent
 from decoders.models.base import Model, attention_bias
-from decoders.models.fused import Store, fused
+from decoders.models.forward import Store, own_forward
 
 
 class SlotCache(Cache):
@@ -80,7 +80,8 @@ class Canvas:
     def __init__(self, model: Model, slots: int, fill: int) -> None:
         self.model, self.slots, self._fill = model, slots, fill
         self._device = model.device
-        self.fused = fused(model)
+        self.own = own_forward(model)
+        self.is_fixed = self.own is not None and self.own.is_fixed
         self.tokens_SL = torch.full((slots + 1, 0), fill, dtype=torch.int64, device=model.device)
         self.lengths = [0] * slots
         self._cache: SlotCache | None = None
@@ -98,15 +99,15 @@ class Canvas:
         """Makes room for rows of `length` positions, and for the keys and values of `kept`."""
         missing = bucket([length], self._device) - self.tokens_SL.shape[1]
         if missing > 0:
-            if self.fused is not None:  # graphs are void when memory moves, so that it moves rarely
+            if self.is_fixed:  # graphs are void when memory moves, so that it moves rarely
                 missing = -(-missing // 1024) * 1024
             self.tokens_SL = torch.nn.functional.pad(self.tokens_SL, (0, missing), value=self._fill)
-        if self.fused is not None:
-            self._store.widen(-(-kept // ROOM) * ROOM, self.fused)
+        if self.own is not None:
+            self._store.widen(-(-kept // ROOM) * ROOM, self.own)
 
     def padded(self, fed: int, cached: bool) -> int:
         """Positions fed where the longest range has `fed`."""
-        if cached and fed <= FEW:
+        if (cached and fed <= FEW) or (self.own is not None and not self.is_fixed):
             return fed
         return max(fed, min(bucket([fed], self._device), self.model.max_length))
 
@@ -145,7 +146,7 @@ class Canvas:
         numbers = torch.tensor([rows, starts, stops, lengths, blanked or lengths])
         index_B, start_B, stop_B, length_B, blank_B = sent(numbers, device)
         blank_B = None if blanked is None else blank_B
-        if self.fused is not None:
+        if self.own is not None:
             return self.forward(index_B, start_B, stop_B, length_B, fed, cached, blank_B)
         tokens_BQ, positions_BQ = self._tokens(index_B, start_B, fed, blank_B)
         width = bucket([reach], device)
@@ -172,7 +173,7 @@ class Canvas:
         blank_B: Tensor | None = None,
         wanted_BW: Tensor | None = None,
     ) -> Tensor:
-        """`feed` by the fused network, with all numbers on the device: waits for nothing.
+        """`feed` by a forward of our own, with all numbers on the device: waits for nothing there.
 
         Args:
             slots_B: of each row.
@@ -182,9 +183,9 @@ class Canvas:
             fed: positions fed of each row.
             cached: keep and see keys and values.
             blank_B: leading positions fed as masks.
-            wanted_BW: as in `Fused`.
+            wanted_BW: as in `Forward`.
         """
-        network = self.fused
+        network = self.own
         assert network is not None
         tokens_BQ, positions_BQ = self._tokens(slots_B, start_B, fed, blank_B)
         visibility, block = self.model.visibility, self.model.block or 1
@@ -194,12 +195,14 @@ class Canvas:
             size = 1 if visibility == "causal" else block
             limits_BQ = (positions_BQ // size + 1) * size
         known_BQ = positions_BQ.clamp(max=self.model.max_length - 1)
+        fed_B = None if self.is_fixed else stop_B - start_B
         if not cached:
-            return network(tokens_BQ, known_BQ, limits_BQ.clamp(max=fed), wanted_BW=wanted_BW)
+            limits_BQ = limits_BQ.clamp(max=fed)
+            return network(tokens_BQ, known_BQ, limits_BQ, wanted_BW=wanted_BW, fed_B=fed_B)
         written_BQ = torch.where(positions_BQ < stop_B[:, None], positions_BQ, -1)
         limits_BQ = limits_BQ.clamp(max=self._store.places)
         where = (self._store, slots_B, written_BQ)
-        return network(tokens_BQ, known_BQ, limits_BQ, *where, wanted_BW=wanted_BW)
+        return network(tokens_BQ, known_BQ, limits_BQ, *where, wanted_BW, fed_B)
 
     def _tokens(
         self, slots_B: Tensor, start_B: Tensor, fed: int, blank_B: Tensor | None

@@ -70,18 +70,20 @@ class Passes:
         self._device = model.device
         self._mask_id: int = model.mask_id
         self.canvas = Canvas(model, slots, model.eos_id)
-        self._fused = self.canvas.fused is not None
-        self._propose = Proposer(model, noise, slots, fused_head and self._fused)
+        self._own, self._is_fixed = self.canvas.own is not None, self.canvas.is_fixed
+        self._propose = Proposer(model, noise, slots, fused_head and self._is_fixed)
         self.tracer = Tracer(self.canvas, self._propose, model.mask_id)
-        self._graphs = Graphs(model.device, graphs and self._fused)
+        self._graphs = Graphs(model.device, graphs and self._is_fixed)
         self._stops = torch.tensor(sorted(model.stop_ids), device=model.device)
 
     def key(self, member: Member) -> Hashable:
         """Members of one key share a forward: whole rows together, parts by their length."""
         ask, length = member.ask, member.row.length
         whole, fed = is_whole(member), ask.stop - ask.start
-        if self._fused:
+        if self._is_fixed:
             shape = (self.canvas.padded(fed, ask.cached), window_of(ask))
+        elif self._own:
+            shape = (0, 0)
         else:
             width = bucket([length], self._device) if self._device.type == "cuda" else 0
             shape = (width, 0 if whole else bucket([fed], self._device))
@@ -89,7 +91,7 @@ class Passes:
 
     def size(self, member: Member) -> int:
         """The most rows of a forward over passes like this one."""
-        if not self._fused:
+        if not self._is_fixed:
             return self._slots
         fed = self.canvas.padded(member.ask.stop - member.ask.start, member.ask.cached)
         most = max(1, (POSITIONS if fed <= FEW else LONG_POSITIONS) // fed)
@@ -105,12 +107,12 @@ class Passes:
         longest = max(ask.stop - ask.start for ask in asks)
         fed = self.canvas.padded(longest, asks[0].cached)
         traced = any(member.slot.request.trace for member in members)
-        narrow = self._fused and is_whole(members[0]) and not traced and not asks[0].draws
-        size = self.size(members[0]) if self._fused else 0
+        narrow = self._own and is_whole(members[0]) and not traced and not asks[0].draws
+        size = self.size(members[0]) if self._is_fixed else 0
         host = table(members, size, self._slots)
         batch = batch_of(members, host, fed, narrow)
         self.canvas.widen(batch.reach, batch.length if asks[0].cached else 0)
-        if self._fused and len(kinds) == 1 and not asks[0].draws:
+        if self._own and len(kinds) == 1 and not asks[0].draws:
             return [self._replayed(members, batch, traced)]
         device = self._device
         batch = replace(batch, table_BC=sent(host, device))
@@ -118,14 +120,15 @@ class Passes:
         answers = []
         for same in kinds.values():
             rows, states, some = same, states_BQD, batch
-            if self._fused and len(kinds) > 1:
+            if self._is_fixed and len(kinds) > 1:
                 part = sent(table(members, size, self._slots, same), device)
                 some = replace(batch, table_BC=part, asks=[asks[n] for n in same])
             elif len(kinds) > 1:
                 rows, half = list(range(len(same))), len(members)
                 guided = [half + n for n in same] if asks[0].guidance > 0 else []
                 states = states_BQD[same + guided]
-                some = batch_of([members[n] for n in same], batch.table_BC[same], fed)
+                some = batch_of([members[n] for n in same], batch.table_BC[same], fed, narrow)
+                some = replace(some, window=batch.window) if narrow else some
             traced = any(members[n].slot.request.trace for n in same)
             answers.append(Answer(same, rows, *self._select(some, states, traced)))
         return answers
@@ -149,7 +152,7 @@ class Passes:
         """Last hidden states [B, Q, D]; with guidance [2B, Q, D], those of masked prompts last."""
         ask, canvas = batch.asks[0], self.canvas
         guided = ask.guidance > 0
-        if self._fused:
+        if self._own:
             wanted_BW = None
             if batch.narrow:
                 wanted_BW = batch.fed_rows(batch.places(), self.model.shift)

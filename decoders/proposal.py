@@ -170,8 +170,9 @@ class Proposer:
         """Tokens and confidences of the masks that may be written."""
         sampler, eligible_BW = batch.asks[0].sampler, window.masked_BW & window.within_BW
         row_N, place_N = eligible_BW.nonzero(as_tuple=True)
-        fed_BW = batch.fed_rows(window.positions_BW, self.model.shift)
-        logits_1NV = self.model.head(states_BQD[row_N, fed_BW[row_N, place_N]])[None]
+        if not batch.narrow:
+            place_N = batch.fed_rows(window.positions_BW, self.model.shift)[row_N, place_N]
+        logits_1NV = self.model.head(states_BQD[row_N, place_N])[None]
         draws = Draws(self._noise, batch, window, window.masked_BW)
         tokens_1N, confidence_1N = self.propose(sampler, logits_1NV, draws)
         if sampler.skip_mask:

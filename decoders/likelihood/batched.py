@@ -16,7 +16,7 @@ from decoders.canvas import bucket
 from decoders.graphs import sent
 from decoders.likelihood.reference import draw_masks
 from decoders.models.base import Model, attention_bias
-from decoders.models.fused import fused
+from decoders.models.forward import own_forward
 from decoders.noise import seed_of
 from decoders.slots import Observer, Ran, Span, Timing
 from decoders.types import DecoderError
@@ -113,7 +113,7 @@ class Likelihood:
         if positions < 1:
             raise DecoderError(f"positions must be at least 1, got {positions}")
         self.model, self._limit = model, positions
-        self._network = fused(model)
+        self._network = own_forward(model)
         self.observer: Observer | None = None
 
     @property
@@ -294,7 +294,7 @@ class Likelihood:
             else:
                 positions_BL = position_L.expand(len(rows), -1)
                 limits_BL = positions_BL + 1 if self.is_exact else length_B1.expand(-1, width)
-                found = self._network(tokens_BL, positions_BL, limits_BL)
+                found = self._network(tokens_BL, positions_BL, limits_BL, fed_B=length_B1[:, 0])
             return found.flatten(0, 1)[read_N]
 
         if self._network is None:
