@@ -35,14 +35,19 @@ class _Pool:
 
 
 def _started(size: int) -> ThreadPoolExecutor:
-    """Threads that run torch alone. Every one sets what threads begun later start with, so that it
-    is set back once all have begun."""
+    """Threads that run torch alone. What one sets is also what others start with: it is set back
+    once all have begun."""
     own = torch.get_num_threads()
-    executor = ThreadPoolExecutor(size, "decoders", torch.set_num_threads, (1,))
+    executor = ThreadPoolExecutor(size, "decoders", _run_alone)
     all_begun = threading.Barrier(size)
     list(executor.map(lambda _: all_begun.wait(), range(size)))
     torch.set_num_threads(own)
     return executor
+
+
+def _run_alone() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread's first question to torch sets its number anew
 
 
 _pool = _Pool()
