@@ -50,6 +50,12 @@ class Visit:
         """The canvas place by place; masks are empty."""
         return self.page.locator("#ex-canvas > span").all_inner_texts()
 
+    def pick(self, at: int) -> None:
+        """Opens a row of the list, and waits until its sample is shown."""
+        link = self.page.locator("#ex-rows a").nth(at)
+        link.click()
+        expect(link).to_have_attribute("aria-current", "true")
+
     def go(self, hash_: str) -> None:
         self.page.evaluate("hash => { location.hash = hash }", hash_)
 
@@ -290,8 +296,7 @@ def test_what_models_write_stays_text(hostile: Path, visit: Open) -> None:
     found = visit(hostile)
     page = found.page
     for at in range(page.locator("#ex-rows a").count()):
-        page.locator("#ex-rows a").nth(at).click()
-        expect(page.locator("#ex-rows a").nth(at)).to_have_attribute("aria-current", "true")
+        found.pick(at)
         page.keyboard.press("Home")
         page.keyboard.press("End")
     assert SHOWN in found.text("prompt") and SHOWN in found.text("title")
@@ -358,7 +363,7 @@ def _edited(plan: Any) -> None:
 def test_a_place_that_is_written_twice(make_runs: MakeRuns, visit: Open) -> None:
     run = make_runs(_edited, tasks=("gsm8k",), budgets=(4,), n=2)
     found = visit(render(run), "#steps=4")
-    found.page.locator("#ex-rows a").first.click()
+    found.pick(0)
     seen = []
     found.page.keyboard.press("Home")
     for _ in range(4):
@@ -381,7 +386,7 @@ def test_a_place_that_is_written_twice(make_runs: MakeRuns, visit: Open) -> None
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_serious_fault_of_accessibility(plain: Path, visit: Open, scheme: Any) -> None:
     found = visit(plain, "#steps=16", color_scheme=scheme)
-    found.page.locator("#ex-rows a").nth(1).click()
+    found.pick(1)
     found.page.keyboard.press("ArrowLeft")
     found.page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     # The policy keeps every script out, the checker's too, but what a debugger evaluates.
@@ -397,7 +402,7 @@ def test_no_serious_fault_of_accessibility(plain: Path, visit: Open, scheme: Any
 def test_a_phone_does_not_scroll_sideways(plain: Path, hostile: Path, visit: Open) -> None:
     for path in (plain, hostile):
         found = visit(path, viewport={"width": 390, "height": 844})
-        found.page.locator("#ex-rows a").first.click()
+        found.pick(0)
         widths = found.page.evaluate(
             "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
         )
