@@ -24,10 +24,13 @@ from decoders.sampling import (
 )
 from decoders.schedule import Pass
 from decoders.selection import Chance
+from decoders.threads import side_by_side
 from decoders.window import Window
 
 RACED = 2**24
 """Numbers of a race that are held at once, in float64 and a few times over."""
+HEAD_ROWS = 16
+"""Positions whose logits a thread of its own pays for."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +175,15 @@ class Proposer:
         row_N, place_N = eligible_BW.nonzero(as_tuple=True)
         if not batch.narrow:
             place_N = batch.fed_rows(window.positions_BW, self.model.shift)[row_N, place_N]
-        logits_1NV = self.model.head(states_BQD[row_N, place_N])[None]
+        states_ND = states_BQD[row_N, place_N]
         draws = Draws(self._noise, batch, window, window.masked_BW)
-        tokens_1N, confidence_1N = self.propose(sampler, logits_1NV, draws)
+
+        def read(states_MD: Tensor) -> tuple[Tensor, Tensor]:
+            return self.propose(sampler, self.model.head(states_MD)[None], draws)
+
+        parts = states_ND.split(max(HEAD_ROWS, -(-len(states_ND) // torch.get_num_threads())))
+        tokens, confidence = zip(*side_by_side(read, parts), strict=True)
+        tokens_1N, confidence_1N = torch.cat(tokens, 1), torch.cat(confidence, 1)
         if sampler.skip_mask:
             confidence_1N = confidence_1N.masked_fill(tokens_1N == window.mask_id, -torch.inf)
         confidence_BW = torch.full(eligible_BW.shape, -torch.inf, dtype=confidence_1N.dtype)
