@@ -181,7 +181,8 @@ class Proposer:
         def read(states_MD: Tensor) -> tuple[Tensor, Tensor]:
             return self.propose(sampler, self.model.head(states_MD)[None], draws)
 
-        parts = states_ND.split(max(HEAD_ROWS, -(-len(states_ND) // torch.get_num_threads())))
+        number = min(torch.get_num_threads(), len(states_ND) // HEAD_ROWS)
+        parts = states_ND.chunk(max(1, number))
         tokens, confidence = zip(*side_by_side(read, parts), strict=True)
         tokens_1N, confidence_1N = torch.cat(tokens, 1), torch.cat(confidence, 1)
         if sampler.skip_mask:
