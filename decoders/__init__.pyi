@@ -13,7 +13,7 @@ from .models import (
 )
 from .names import nearest
 from .recipes import Decoder
-from .registry import RECIPES, make_decoder, recipes
+from .registry import RECIPES, make_decoder
 from .slots import Engine, Watched
 from .types import DecoderError, Request, Result, Trace
 
@@ -39,5 +39,4 @@ __all__ = [
     "make_decoder",
     "make_engine",
     "nearest",
-    "recipes",
 ]

@@ -13,11 +13,6 @@ from decoders.types import DecoderError
 RECIPES: dict[str, type[Decoder]] = {kind.recipe: kind for kind in ALL}
 
 
-def recipes() -> list[str]:
-    """Names of all recipes."""
-    return sorted(RECIPES)
-
-
 def make_decoder(recipe: str, settings: Mapping[str, Any]) -> Decoder:
     """A recipe with its settings; a wrong name or setting names the nearest valid one."""
     if recipe not in RECIPES:

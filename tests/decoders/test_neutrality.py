@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
-from decoders import Model, Request, Result, make_decoder, make_engine, recipes
+from decoders import RECIPES, Model, Request, Result, make_decoder, make_engine
 from decoders.joint import build_sampler, sampler_config
 from tests import conformance
 
@@ -165,7 +165,7 @@ ELSEWHERE = {
 
 
 def test_every_recipe_is_held_to_it() -> None:
-    assert {kind.recipe for kind in KINDS} | set(ELSEWHERE) == set(recipes())
+    assert {kind.recipe for kind in KINDS} | set(ELSEWHERE) == set(RECIPES)
 
 
 def decode(kind: Kind, requests: list[Request], slots: int) -> dict[str, Result]:

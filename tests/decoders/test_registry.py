@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from decoders import RECIPES, DecoderError, make_decoder, recipes
+from decoders import RECIPES, DecoderError, make_decoder
 
 
 def test_settings_make_the_fingerprint() -> None:
@@ -15,7 +15,7 @@ def test_settings_make_the_fingerprint() -> None:
 
 def test_the_readme_tells_of_every_recipe() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    assert [name for name in recipes() if f"| `{name}` |" not in readme] == []
+    assert [name for name in RECIPES if f"| `{name}` |" not in readme] == []
 
 
 def test_every_recipe_tells_what_it_is() -> None:
