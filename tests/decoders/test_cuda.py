@@ -30,6 +30,7 @@ from decoders.models.base import attention_bias
 from decoders.models.forward import Store, own_forward
 from decoders.models.fused import Fused
 from decoders.models.llada import Float32Rotary
+from tests.decoders.decoding import decoded
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or find_spec("triton") is None,
@@ -107,15 +108,6 @@ def requests(decoders: Sequence[Decoder], trace: bool = False) -> list[Request]:
         )
         for n, (length, decoder) in enumerate(zip(lengths, decoders, strict=True))
     ]
-
-
-def decoded(engine: Any, wanted: Sequence[Request]) -> dict[str, Result]:
-    for request in wanted:
-        engine.submit(request)
-    found: dict[str, Result] = {}
-    while engine.load:
-        found |= {result.sid: result for result in engine.step()}
-    return found
 
 
 def same(found: dict[str, Result], wanted: dict[str, Result]) -> None:

@@ -3,7 +3,6 @@ done by torch: everything about them but the kernels and the graphs. The tokens 
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from decoders.likelihood.batched import Item, Likelihood
 from decoders.models import forward
 from decoders.models.fused import Fused
 from tests.decoders import plain_kernels
+from tests.decoders.decoding import decoded
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def fixed(model: Model) -> Model:
     return replace(model, network=network)
 
 
-def requests(decoder: Decoder, count: int, trace: bool = False) -> list[Request]:
+def requests(decoder: Decoder, count: int) -> list[Request]:
     generator = torch.Generator().manual_seed(3)
     lengths = torch.randint(4, 60, (count,), generator=generator).tolist()
     return [
@@ -39,19 +39,9 @@ def requests(decoder: Decoder, count: int, trace: bool = False) -> list[Request]
             f"sample-{n}",
             tuple(torch.randint(5, 3000, (length,), generator=generator).tolist()),
             decoder,
-            trace,
         )
         for n, length in enumerate(lengths)
     ]
-
-
-def decoded(engine: Any, wanted: Sequence[Request]) -> dict[str, Result]:
-    for request in wanted:
-        engine.submit(request)
-    found: dict[str, Result] = {}
-    while engine.load:
-        found |= {result.sid: result for result in engine.step()}
-    return found
 
 
 def seen(results: dict[str, Result]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from decoders import Decoder, Model, Request, Result, make_decoder
+from decoders import Decoder, Model, Request, make_decoder
 from decoders.autoregressive import AutoregressiveEngine
 from decoders.canvas import Canvas
 from decoders.diffusion import DiffusionEngine
@@ -28,6 +28,7 @@ from decoders.models.llada import Float32Rotary
 from decoders.models.packed import Packed
 from decoders.models.split import Summed
 from decoders.threads import side_by_side
+from tests.decoders.decoding import decoded
 
 LENGTHS = (96, 40, 7, 64, 33)
 BLOCK = 8
@@ -154,15 +155,6 @@ def requests(decoder: Decoder, count: int = 7) -> list[Request]:
         Request(sid=f"s{n}", prompt_ids=tuple(prompt), decoder=decoder, trace=n == 2)
         for n, prompt in enumerate(prompts)
     ]
-
-
-def decoded(engine: Any, wanted: list[Request]) -> dict[str, Result]:
-    for request in wanted:
-        engine.submit(request)
-    found: dict[str, Result] = {}
-    while engine.load:
-        found |= {result.sid: result for result in engine.step()}
-    return found
 
 
 DIFFUSION = {

@@ -14,9 +14,7 @@ import pytest
 
 from decoders import (
     DecoderError,
-    Engine,
     Request,
-    Result,
     find_checkpoint,
     load_model,
     load_tokenizer,
@@ -25,6 +23,7 @@ from decoders import (
 )
 from decoders.joint import load_sampler
 from decoders.ranks import RankError, Ranks
+from tests.decoders.decoding import decoded
 
 PROMPTS = ("Tom has 3 apples and buys 4 more. How many are there?", "The sky", "def add(a, b):")
 
@@ -50,15 +49,6 @@ def met(condition: Callable[[], Any], seconds: float = 60.0) -> bool:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
     return bool(condition())
-
-
-def decoded(engine: Engine, requests: list[Request]) -> dict[str, Result]:
-    for request in requests:
-        engine.submit(request)
-    found: dict[str, Result] = {}
-    while engine.load:
-        found |= {result.sid: result for result in engine.step()}
-    return found
 
 
 @pytest.mark.parametrize(
