@@ -12,6 +12,7 @@ import queue
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -57,6 +58,10 @@ FAILED = "failed"
 
 FALLIBLE = RemoteResult | ChoiceResult | TextResult
 """Results that may hold an error instead of an output."""
+
+STARVED = 3
+"""Rows, each alone, that an engine had no memory for: then the run is given up, if the engine has
+decoded none."""
 
 SCORED_TEXTS = 2048
 """Texts whose likelihood a scorer remembers."""
@@ -125,6 +130,9 @@ class DecodeWorker:
         self._tasks: dict[str, Task] = {}
         """In the engine."""
         self._alone: Task | None = None
+        self._starved: Counter[EngineKey] = Counter()
+        self._proven: set[EngineKey] = set()
+        """Engines that have decoded a row."""
         self._halted = False
         self._scoring = ThreadPoolExecutor(
             1, thread_name_prefix="score", initializer=torch.set_num_threads, initargs=(1,)
@@ -228,7 +236,10 @@ class DecodeWorker:
 
     def _passed(self, running: _Running) -> list[Result]:
         with self._steps.step():
-            return running.engine.step()
+            results = running.engine.step()
+        if results:
+            self._proven.add(running.key)
+        return results
 
     def _break(self, error: Exception) -> None:
         """An engine raised: it is given up. The row that was alone in it has its error; of several
@@ -246,6 +257,11 @@ class DecodeWorker:
                 self._scoring.submit(self._refuse, task, f"{type(error).__name__}: {error}")
             else:
                 self._gate.suspects.append(task)
+        if self._alone is not None and isinstance(error, torch.OutOfMemoryError):
+            key = self._alone.cell.engine_key
+            self._starved[key] += 1
+            if self._starved[key] >= STARVED and key not in self._proven:
+                raise _too_large(self._alone.cell) from error
 
     def _settle(self) -> None:
         """Returns once all that was decoded is scored and durable."""
@@ -280,7 +296,10 @@ class DecodeWorker:
         with witness.watching():
             self._running = self._start(cell)
         if not deaths:  # a row that kills must do so under its lease
-            self._warm(self._running)
+            try:
+                self._warm(self._running)
+            except torch.OutOfMemoryError as error:
+                raise _too_large(cell) from error
         self._leases.loaded()
 
     def _warm(self, running: _Running) -> None:
@@ -413,6 +432,13 @@ class DecodeWorker:
             sample = error_row(task.row, task.cell, self._place, reason, "timeout")
             self._keeper.add(sample, [])
         self._keeper.flush()
+
+
+def _too_large(cell: Cell) -> RuntimeError:
+    return RuntimeError(
+        f"the device's memory does not hold {cell.model.name} with {cell.slots} slots; give it "
+        f"fewer (models.{cell.model.name}.slots)"
+    )
 
 
 def _rows(batch: Batch) -> list[Row]:

@@ -53,12 +53,18 @@ def run(options: Namespace) -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
     dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    if options.growth:
-        found = grow(options, device, dtype)
-    elif options.through_ray:
-        found = bench_through_ray(options, device, dtype)
-    else:
-        found = bench(options, device, dtype)
+    try:
+        if options.growth:
+            found = grow(options, device, dtype)
+        elif options.through_ray:
+            found = bench_through_ray(options, device, dtype)
+        else:
+            found = bench(options, device, dtype)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "the device's memory does not hold this; fewer --slots, a shorter gen_length or one "
+            f"recipe a run need less ({str(error).partition('. ')[0]})"
+        ) from error
     text = json.dumps(found, indent=None if options.json else 2)
     if options.out is not None:
         try:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from cluster import worker as worker_module
 from cluster.cells import Cell, ModelSpec
@@ -250,6 +251,55 @@ def test_a_worker_that_cannot_go_on_says_why(
     with pytest.raises(RuntimeError, match="no memory left"):
         decode(tmp_path, [LLADA], {"a": (5,)})
     assert ended.wait(10)
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Lengths of prompts that engines have no memory for; all, if it is empty."""
+    lengths: set[int] = set()
+    real = worker_module.make_engine
+
+    def make(*arguments: Any) -> Any:
+        engine: Any = real(*arguments)
+        held: list[int] = []
+        submit, step = engine.submit, engine.step
+
+        def hold(request: Any) -> None:
+            held.append(len(request.prompt_ids))
+            submit(request)
+
+        def starve() -> Any:
+            if not lengths or lengths.intersection(held):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 482.00 MiB.")
+            return step()
+
+        engine.submit, engine.step = hold, starve
+        return engine
+
+    monkeypatch.setattr(worker_module, "make_engine", make)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    return lengths
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_slots_that_the_memory_does_not_hold_end_the_run(
+    tmp_path: Path, large: set[int], warmup: int
+) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"hold tiny-mdlm with 2 slots.*models\.tiny-mdlm\.slots"
+    ):
+        decode(tmp_path, [LLADA], {**GOOD, "d": (5,), "e": (6,)}, warmup=warmup)
+
+
+def test_a_row_that_the_memory_does_not_hold_is_an_error_alone(
+    tmp_path: Path, large: set[int]
+) -> None:
+    large.add(9)
+    rows = decode(tmp_path, [LLADA], {**GOOD, "x": (5,) * 9, "y": (6,) * 9})
+    found = {row["sample_id"]: (row["status"], row["error"]) for row in rows}
+    assert [found.pop(name) for name in GOOD] == [("ok", None)] * len(GOOD)
+    for status, error in found.values():
+        assert status == "error" and "out of memory" in error
 
 
 def test_a_node_without_a_sandbox_says_so_before_a_model_is_loaded(

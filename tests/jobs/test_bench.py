@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -205,6 +206,20 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert stopped.value.code == 2 and not printed.out
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
     assert told in printed.err
+
+
+def test_what_the_memory_does_not_hold_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def starve(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 482.00 MiB. GPU 0 has")
+
+    monkeypatch.setattr("jobs.bench.running.measure_rates", starve)
+    with pytest.raises(SystemExit) as stopped:
+        run_main(lambda: main(["--device", "cpu"]))
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 2 and printed.count("\n") == 1
+    assert "fewer --slots" in printed and "(CUDA out of memory)" in printed
 
 
 def test_an_exponent_is_the_slope_between_logarithms() -> None:
