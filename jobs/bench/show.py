@@ -35,6 +35,12 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         f"prompts: {found['prompts']['source']}; {least} to {most} tokens, median {median}"
     )
     console.print(_speeds(found))
+    if found["dtype"] != "float32" and found.get("tokens_equal") is False:
+        console.print(
+            f"in {found['dtype']} sums of other shapes round otherwise, so that tokens part at "
+            "near ties; --dtype float32 compares exactly",
+            soft_wrap=True,
+        )
     console.print(_passes(found))
     rows = found["prompts"]["task_rows"]
     if rows is not None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster.pipeline import calls_in_flight
@@ -21,8 +22,9 @@ from decoders.slots import Observed, Ran, Span, Timing
 from jobs.bench.__main__ import main
 from jobs.bench.floor import Costs, floor_s
 from jobs.bench.growth import Base, exponent, points
-from jobs.bench.rates import Rates
+from jobs.bench.rates import Rates, measure_rates
 from jobs.bench.reference import reference_for
+from jobs.bench.show import show
 from jobs.bench.through import read
 from jobs.errors import run_main
 from tests.conformance import loader
@@ -118,6 +120,14 @@ def test_the_floor_is_the_larger_of_arithmetic_and_bytes() -> None:
     assert floor_s(passes, costs, Rates(1.0, 1e9), 1) == 2 * 220
 
 
+def test_a_precision_that_the_cpu_emulates_has_the_rate_that_layers_have() -> None:
+    whole, half = (
+        measure_rates(torch.device("cpu"), dtype).matrix_flops_s
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert half > whole / 50
+
+
 def test_engines_tell_of_every_pass() -> None:
     model = MODELS("llada_a")
     decoder = make_decoder("fast-dllm", {"gen_length": 32, "block_length": 16, "threshold": 0.3})
@@ -165,6 +175,10 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert first["floor_s"] > 0 and 0 < first["share_in_passes"] <= 1
     assert found["copy_bytes_s"] > 1e8 and found["matrix_flops_s"] > 1e8
     assert found["peak_memory"]["host_bytes"] > 1e7
+    show(found, Console())
+    assert "near ties" not in capsys.readouterr().out
+    show({**found, "dtype": "bfloat16", "tokens_equal": False}, Console())
+    assert "near ties" in capsys.readouterr().out
 
 
 def test_choices_are_scored_in_one_forward(capsys: pytest.CaptureFixture[str]) -> None:
