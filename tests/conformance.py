@@ -23,6 +23,7 @@ from decoders import DecoderError, Model, Request, Result, make_decoder, make_en
 from decoders.diffusion import DiffusionEngine
 from decoders.likelihood import masked_likelihood
 from decoders.noise import Noise
+from tests.decoders.decoding import decoded
 
 HERE = Path(__file__).resolve().parent / "decoders"
 Case = dict[str, Any]
@@ -101,12 +102,12 @@ def run(
         engine = make_engine(model, decoders[0], len(prompts), partner)
     else:
         engine = DiffusionEngine(model, len(prompts), noise)
-    for row, (decoder, prompt) in enumerate(zip(decoders, prompts, strict=True)):
-        engine.submit(Request(str(row), tuple(prompt), decoder, trace=True))
-    results: dict[int, Result] = {}
-    while engine.load:
-        results |= {int(result.sid): result for result in engine.step()}
-    return [results[row] for row in range(len(prompts))]
+    asked = [
+        Request(str(row), tuple(prompt), decoder, trace=True)
+        for row, (decoder, prompt) in enumerate(zip(decoders, prompts, strict=True))
+    ]
+    results = decoded(engine, asked)
+    return [results[request.sid] for request in asked]
 
 
 def stripped(case: Case) -> list[list[int]]:

@@ -16,6 +16,7 @@ from cluster.store import Store
 from cluster.watchdog import EXIT_CODE
 from decoders import Request, find_checkpoint, load_model, make_decoder, make_engine
 from evaluators import Prompt, Sample
+from tests.decoders.decoding import decoded
 from tests.soak.lives import prepare
 
 SETTINGS = {"gen_length": 32, "steps": 16}
@@ -61,12 +62,10 @@ def test_a_rank_that_dies_takes_its_worker_and_no_row(tmp_path: Path) -> None:
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert all(row["device"].endswith(" x2") for row in rows.values())
     engine = make_engine(load_model(find_checkpoint("tiny-mdlm")), cell().decoder, 4)
-    for name, ids in PROMPTS.items():
-        engine.submit(Request(name, ids, cell().decoder))
-    alone: dict[str, list[int]] = {}
-    while engine.load:
-        alone |= {result.sid: list(result.output_ids) for result in engine.step()}
-    assert {name: row["output_ids"] for name, row in rows.items()} == alone
+    alone = decoded(engine, [Request(name, ids, cell().decoder) for name, ids in PROMPTS.items()])
+    assert {name: row["output_ids"] for name, row in rows.items()} == {
+        name: list(result.output_ids) for name, result in alone.items()
+    }
 
 
 def test_a_pool_of_split_models(ray_session: None) -> None:

@@ -8,14 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from decoders import (
     Decoder,
     DecoderError,
-    Engine,
     Model,
     Request,
-    Result,
     make_decoder,
     make_engine,
 )
 from decoders.models.base import attention_bias
+from tests.decoders.decoding import decoded
 
 SLOW = settings(
     max_examples=12,
@@ -23,15 +22,6 @@ SLOW = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-
-
-def run(engine: Engine, requests: list[Request]) -> dict[str, Result]:
-    for request in requests:
-        engine.submit(request)
-    results: dict[str, Result] = {}
-    while engine.load:
-        results |= {result.sid: result for result in engine.step()}
-    return results
 
 
 def llada(**given: object) -> Decoder:
@@ -66,10 +56,10 @@ def test_a_diffusion_sample_does_not_feel_its_neighbours(
 ) -> None:
     alone = {}
     for request in requests:
-        alone |= run(make_engine(masked, request.decoder, 1), [request])
+        alone |= decoded(make_engine(masked, request.decoder, 1), [request])
     shuffled = list(requests)
     order.shuffle(shuffled)
-    together = run(make_engine(masked, requests[0].decoder, slots), shuffled)
+    together = decoded(make_engine(masked, requests[0].decoder, slots), shuffled)
 
     assert {sid: r.output_ids for sid, r in together.items()} == {
         sid: r.output_ids for sid, r in alone.items()
@@ -98,8 +88,8 @@ def test_an_autoregressive_sample_does_not_feel_its_neighbours(
     ]
     alone = {}
     for request in requests:
-        alone |= run(make_engine(causal, decoder, 1), [request])
-    together = run(make_engine(causal, decoder, slots), requests[::-1])
+        alone |= decoded(make_engine(causal, decoder, 1), [request])
+    together = decoded(make_engine(causal, decoder, slots), requests[::-1])
     assert {sid: r.output_ids for sid, r in together.items()} == {
         sid: r.output_ids for sid, r in alone.items()
     }
@@ -113,7 +103,7 @@ def test_greedy_text_is_that_of_transformers(causal: Model, slots: int) -> None:
         for size in (3, 40, 17, 5, 90, 33, 21, 8)
     ]
     decoder = make_decoder("ar", {"gen_length": 40})
-    results = run(
+    results = decoded(
         make_engine(causal, decoder, slots),
         [Request(str(n), prompt, decoder) for n, prompt in enumerate(prompts)],
     )
@@ -137,14 +127,14 @@ def test_greedy_text_is_that_of_transformers(causal: Model, slots: int) -> None:
 def test_an_autoregressive_row_ends_where_its_request_says(causal: Model) -> None:
     decoder = make_decoder("ar", {"gen_length": 40})
     prompt = tuple(range(8, 30))
-    free = run(make_engine(causal, decoder, 1), [Request("a", prompt, decoder)])["a"]
+    free = decoded(make_engine(causal, decoder, 1), [Request("a", prompt, decoder)])["a"]
     assert len(free.output_ids) > 6
 
     def five(ids: object) -> bool:
         return len(ids) >= 5
 
     request = Request("a", prompt, decoder, is_complete=five)
-    cut = run(make_engine(causal, decoder, 1), [request])["a"]
+    cut = decoded(make_engine(causal, decoder, 1), [request])["a"]
     assert cut.output_ids == free.output_ids[:5]
     assert cut.nfe == 5
 
@@ -152,8 +142,8 @@ def test_an_autoregressive_row_ends_where_its_request_says(causal: Model) -> Non
 def test_a_trace_tells_the_whole_story(masked: Model) -> None:
     decoder = llada(block_length=8, steps=8)
     request = Request("s", tuple(range(20)), decoder, trace=True)
-    traced = run(make_engine(masked, decoder, 2), [request])["s"]
-    plain = run(make_engine(masked, decoder, 2), [Request("s", tuple(range(20)), decoder)])["s"]
+    traced = decoded(make_engine(masked, decoder, 2), [request])["s"]
+    plain = decoded(make_engine(masked, decoder, 2), [Request("s", tuple(range(20)), decoder)])["s"]
     assert traced.output_ids == plain.output_ids
     assert plain.trace is None
     trace = traced.trace
@@ -180,7 +170,7 @@ def test_a_trace_keeps_the_entropy_that_each_token_was_taken_from(
     request = Request("s", prompt, decoder, trace=True)
     # A neighbour of another length, so that rows and canvases do not line up by chance.
     other = Request("t", tuple(range(3)), decoder, trace=True)
-    traced = run(make_engine(masked, decoder, 2), [other, request])["s"]
+    traced = decoded(make_engine(masked, decoder, 2), [other, request])["s"]
     assert traced.trace is not None and traced.trace.token_entropy is not None
     canvas = [masked.mask_id] * 16
     expected = [0.0] * 16
@@ -203,7 +193,7 @@ def test_shares_of_time_add_up_to_the_engines_time(masked: Model) -> None:
     decoder = llada(steps=16)
     requests = [Request(str(n), tuple(range(5 + 9 * n)), decoder) for n in range(6)]
     began = time.perf_counter()
-    results = run(make_engine(masked, decoder, 3), requests)
+    results = decoded(make_engine(masked, decoder, 3), requests)
     wall = time.perf_counter() - began
     total = sum(result.decode_s for result in results.values())
     assert 0.5 * wall < total <= wall

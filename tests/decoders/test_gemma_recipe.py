@@ -15,6 +15,7 @@ from decoders.noise import seed_of
 from decoders.recipes.diffusion_gemma import DiffusionGemma
 from decoders.recipes.llada import Llada
 from decoders.types import DecoderError, Request, Result
+from tests.decoders.decoding import decoded
 from tests.decoders.test_diffusion_gemma import published
 
 CANVAS = 8
@@ -33,11 +34,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def run(model: Model, requests: Sequence[Request]) -> dict[str, Result]:
-    engine, found = GemmaEngine(model, slots=2), {}
-    for request in requests:
-        engine.submit(request)
-    while engine.load:
-        found |= {result.sid: result for result in engine.step()}
+    engine = GemmaEngine(model, slots=2)
+    found = decoded(engine, requests)
     assert engine.step() == []
     return found
 

@@ -21,6 +21,7 @@ from decoders.models import (
     load_tokenizer,
 )
 from decoders.models.base import attention_bias
+from tests.decoders.decoding import decoded
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz", "Ġ", "ab", "Ġab", "<s>", "</s>", "<unk>"]
 LAYER = {
@@ -179,9 +180,6 @@ def test_smollm2_writes_english() -> None:
     question = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
     ids = tuple(tokenizer.encode(prompt, add_special_tokens=False))
-    engine = make_engine(model, make_decoder("ar", {"gen_length": 24}), 1)
-    engine.submit(Request(sid="0", prompt_ids=ids, decoder=make_decoder("ar", {"gen_length": 24})))
-    results = []
-    while engine.load:
-        results += engine.step()
-    assert "The capital of France is Paris." in tokenizer.decode(results[0].output_ids)
+    decoder = make_decoder("ar", {"gen_length": 24})
+    found = decoded(make_engine(model, decoder, 1), [Request("0", ids, decoder)])
+    assert "The capital of France is Paris." in tokenizer.decode(found["0"].output_ids)

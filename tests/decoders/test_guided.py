@@ -18,7 +18,7 @@ from decoders.autoregressive import AutoregressiveEngine
 from decoders.guided import GuidedEngine
 from decoders.recipes.autoregressive import Autoregressive
 from decoders.recipes.guided import Guided
-from decoders.slots import Engine
+from tests.decoders.decoding import decoded
 
 HERE = Path(__file__).parent
 GOLDENS = sorted((HERE / "goldens").glob("guided.*.json"))
@@ -55,17 +55,8 @@ def guider() -> Model:
     return tiny("fdv2_a", "causal")
 
 
-def run(engine: Engine, requests: list[Request]) -> dict[str, Result]:
-    for request in requests:
-        engine.submit(request)
-    results: dict[str, Result] = {}
-    while engine.load:
-        results |= {result.sid: result for result in engine.step()}
-    return results
-
-
 def one(model: Model, guider: Model, request: Request) -> Result:
-    return run(GuidedEngine(model, guider, 1), [request])[request.sid]
+    return decoded(GuidedEngine(model, guider, 1), [request])[request.sid]
 
 
 def prompt_of(seed: int, length: int = 8) -> tuple[int, ...]:
@@ -176,7 +167,7 @@ def test_deterministic_guidance_is_the_guiders_own_greedy_text(guider: Model) ->
         model = tiny(name, "diffusion")
         for seed in range(3):
             prompt = prompt_of(seed, 5 + 7 * seed)
-            alone = run(AutoregressiveEngine(guider, 1), [Request("s", prompt, baseline)])["s"]
+            alone = decoded(AutoregressiveEngine(guider, 1), [Request("s", prompt, baseline)])["s"]
             result = one(model, guider, Request("s", prompt, decoder))
             ended = len(alone.output_ids)
             assert result.output_ids[:ended] == alone.output_ids
@@ -280,7 +271,7 @@ def test_a_sample_does_not_feel_its_neighbours(
 ) -> None:
     shuffled = list(requests)
     order.shuffle(shuffled)
-    together = run(GuidedEngine(dream, guider, slots), shuffled)
+    together = decoded(GuidedEngine(dream, guider, slots), shuffled)
     for request in requests:
         alone, other = one(dream, guider, request), together[request.sid]
         assert alone.output_ids == other.output_ids

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from decoders import RECIPES, Model, Request, Result, make_decoder, make_engine
 from decoders.joint import build_sampler, sampler_config
 from tests import conformance
+from tests.decoders.decoding import decoded
 
 MODELS = conformance.loader(Path(__file__).parent / "models")
 GEN = 16
@@ -170,13 +171,7 @@ def test_every_recipe_is_held_to_it() -> None:
 
 def decode(kind: Kind, requests: list[Request], slots: int) -> dict[str, Result]:
     partner = kind.partner() if kind.partner else None
-    engine = make_engine(kind.model(), requests[0].decoder, slots, partner)
-    for request in requests:
-        engine.submit(request)
-    found: dict[str, Result] = {}
-    while engine.load:
-        found |= {result.sid: result for result in engine.step()}
-    return found
+    return decoded(make_engine(kind.model(), requests[0].decoder, slots, partner), requests)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: f"{k.recipe}-{k.model.__name__}")

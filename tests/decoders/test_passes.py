@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from decoders import Model, Request, make_decoder
+from decoders import Model, Request, Result, make_decoder
 from decoders.autoregressive import AutoregressiveEngine
 from decoders.batch import Member, batch_of, table
 from decoders.graphs import Graphs
@@ -12,6 +12,7 @@ from decoders.recipes.llada import Llada
 from decoders.sampling import probability_of
 from decoders.schedule import Row
 from decoders.slots import Slot
+from tests.decoders.decoding import decoded
 
 
 def member(number: int, prompt: int) -> Member:
@@ -68,15 +69,14 @@ def test_the_plain_reading_of_logits_is_torchs() -> None:
 def test_tokens_past_the_end_are_neither_kept_nor_counted(causal: Model) -> None:
     """As where the host looks every few steps only."""
     decoder = make_decoder("ar", {"gen_length": 24})
-    wanted, found = {}, {}
-    for every, results in ((1, wanted), (8, found)):
+    asked = [Request(f"s{n}", tuple(range(8 + n, 20 + 2 * n)), decoder) for n in range(7)]
+
+    def looking(every: int) -> dict[str, Result]:
         engine = AutoregressiveEngine(causal, 3)
         engine._every = every
-        for n in range(7):
-            prompt = tuple(range(8 + n, 20 + 2 * n))
-            engine.submit(Request(sid=f"s{n}", prompt_ids=prompt, decoder=decoder))
-        while engine.load:
-            results |= {r.sid: r for r in engine.step()}
+        return decoded(engine, asked)
+
+    wanted, found = looking(1), looking(8)
     assert any(len(r.output_ids) < 24 for r in wanted.values())
     for sid, result in wanted.items():
         assert found[sid].output_ids == result.output_ids

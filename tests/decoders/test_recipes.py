@@ -14,6 +14,7 @@ from decoders.likelihood import masked_likelihood
 from decoders.proposal import Proposer
 from decoders.schedule import Row, Seen
 from tests import conformance
+from tests.decoders.decoding import decoded
 
 MODELS = conformance.loader(Path(__file__).parent / "models")
 PROMPT = (5, 17, 3, 88, 42, 9, 120)
@@ -24,11 +25,7 @@ def decode(
 ) -> Result:
     decoder = make_decoder(recipe, {"gen_length": 16, **given})
     engine = make_engine(model, decoder, 1, partner)
-    engine.submit(Request("s", prompt, decoder, trace=True))
-    results: list[Result] = []
-    while engine.load:
-        results += engine.step()
-    return results[0]
+    return decoded(engine, [Request("s", prompt, decoder, trace=True)])["s"]
 
 
 def logits_of(model: Model, tokens: list[int]) -> np.ndarray:
@@ -127,12 +124,9 @@ def test_prophets_constraints_may_be_texts() -> None:
     ).resolved(lambda text: words[text])
     assert decoder.given == {4: 11, 5: 12, 6: 13}
     engine = make_engine(MODELS("llada_a"), decoder, 1)
-    engine.submit(Request("s", PROMPT, decoder, trace=True))
-    results: list[Result] = []
-    while engine.load:
-        results += engine.step()
-    assert results[0].output_ids[4:7] == (11, 12, 13)
-    assert results[0].commit_steps[4:7] == (0, 0, 0), "given, not decoded"
+    result = decoded(engine, [Request("s", PROMPT, decoder, trace=True)])["s"]
+    assert result.output_ids[4:7] == (11, 12, 13)
+    assert result.commit_steps[4:7] == (0, 0, 0), "given, not decoded"
 
 
 @pytest.mark.parametrize(

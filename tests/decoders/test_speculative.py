@@ -15,8 +15,8 @@ from decoders.autoregressive import AutoregressiveEngine
 from decoders.pairs import check_pair
 from decoders.recipes.autoregressive import Autoregressive
 from decoders.recipes.speculative import SpecDiff, Speculative
-from decoders.slots import Engine
 from decoders.speculative import SpeculativeEngine
+from tests.decoders.decoding import decoded
 
 Text = tuple[int, ...]
 
@@ -71,15 +71,6 @@ def diffusion_model(vocabulary: int, seed: int, stop: int = 4, shift: int = 0) -
     )
 
 
-def run(engine: Engine, requests: list[Request]) -> dict[str, Result]:
-    for request in requests:
-        engine.submit(request)
-    results: dict[str, Result] = {}
-    while engine.load:
-        results |= {result.sid: result for result in engine.step()}
-    return results
-
-
 def texts_of(model: Model, prompt: Text, length: int, temperature: float) -> dict[Text, float]:
     """Every text of up to `length` tokens, ended by a stop token or not, with its probability."""
     open_texts, found = {(): 1.0}, {}
@@ -122,7 +113,7 @@ def test_what_the_engine_draws_is_distributed_as_the_target(decoder: Speculative
     model, prompt = causal_model(5, seed=0), (1, 3, 0)
     drafter = diffusion_model(5, seed=1) if isinstance(decoder, SpecDiff) else causal_model(5, 2)
     requests = [Request(f"s{n}", prompt, decoder) for n in range(4000)]
-    results = run(SpeculativeEngine(model, drafter, 500), requests)
+    results = decoded(SpeculativeEngine(model, drafter, 500), requests)
     counts = Counter(result.output_ids for result in results.values())
     assert chi_square(counts, texts_of(model, prompt, 4, 0.8)) > 1e-3
     assert chi_square(counts, texts_of(model, prompt, 4, 0.9)) < 1e-6, (
@@ -157,12 +148,12 @@ def test_greedy_text_is_the_targets_own(
         for size in (4, 30, 11, 7)
     ]
     baseline = Autoregressive(gen_length=32)
-    expected = run(
+    expected = decoded(
         AutoregressiveEngine(model, 4),
         [Request(str(n), prompt, baseline) for n, prompt in enumerate(prompts)],
     )
     drafter = masked if isinstance(decoder, SpecDiff) else model
-    results = run(
+    results = decoded(
         SpeculativeEngine(model, drafter, 3),
         [Request(str(n), prompt, decoder) for n, prompt in enumerate(prompts)],
     )
@@ -233,10 +224,10 @@ def test_a_sample_does_not_feel_its_neighbours(
     )
     single: dict[str, Result] = {}
     for request in requests:
-        single |= run(SpeculativeEngine(model, drafter, 1), [request])
+        single |= decoded(SpeculativeEngine(model, drafter, 1), [request])
     shuffled = list(requests)
     order.shuffle(shuffled)
-    together = run(SpeculativeEngine(model, drafter, slots), shuffled)
+    together = decoded(SpeculativeEngine(model, drafter, slots), shuffled)
     for request in requests:
         one, other = single[request.sid], together[request.sid]
         assert one.output_ids == other.output_ids
@@ -249,7 +240,7 @@ def test_an_answer_ends_at_a_stop_token_or_where_its_request_says() -> None:
     model, drafter = causal_model(30, seed=5, stop=29), diffusion_model(30, seed=6, stop=29)
     decoder = SpecDiff(drafter="d", gamma=6, gen_length=60, temperature=1.0)
     prompts = [(n, n + 1) for n in range(20)]
-    free = run(
+    free = decoded(
         SpeculativeEngine(model, drafter, 8),
         [Request(str(n), prompt, decoder) for n, prompt in enumerate(prompts)],
     )
@@ -259,7 +250,7 @@ def test_an_answer_ends_at_a_stop_token_or_where_its_request_says() -> None:
     whole = max(free.values(), key=lambda result: len(result.output_ids))
     prompt = prompts[int(whole.sid)]
     request = Request(whole.sid, prompt, decoder, is_complete=lambda ids: len(ids) >= 5)
-    cut = run(SpeculativeEngine(model, drafter, 1), [request])[whole.sid]
+    cut = decoded(SpeculativeEngine(model, drafter, 1), [request])[whole.sid]
     assert cut.output_ids == whole.output_ids[:5]
     assert cut.commit_steps == whole.commit_steps[:5]
     assert cut.nfe == cut.commit_steps[-1]
@@ -272,7 +263,7 @@ def test_masks_are_never_drafted() -> None:
     head[5] = 100 * head.abs().max()
     decoder = SpecDiff(drafter="d", gamma=4, steps=2, gen_length=8, temperature=1.0)
     requests = [Request(f"s{n}", (1, 2), decoder) for n in range(50)]
-    for result in run(SpeculativeEngine(model, drafter, 16), requests).values():
+    for result in decoded(SpeculativeEngine(model, drafter, 16), requests).values():
         assert 5 not in result.output_ids
 
 

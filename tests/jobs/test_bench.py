@@ -28,6 +28,7 @@ from jobs.bench.show import show
 from jobs.bench.through import read
 from jobs.errors import run_main
 from tests.conformance import loader
+from tests.decoders.decoding import decoded
 
 MODELS = loader(Path(__file__).parent.parent / "decoders" / "models")
 PROMPTS = [tuple(range(3, 3 + n)) for n in (5, 17, 30, 9)]
@@ -87,11 +88,7 @@ def test_the_loops_emit_the_tokens_of_the_engine(recipe: str, settings: dict) ->
     decoder = make_decoder(recipe, {"gen_length": 32, **settings})
     engine = make_engine(model, decoder, 3)
     asked = [Request(str(n), prompt, decoder) for n, prompt in enumerate(PROMPTS)]
-    for request in asked:
-        engine.submit(request)
-    emitted = {}
-    while engine.load:
-        emitted |= {result.sid: result.output_ids for result in engine.step()}
+    emitted = {sid: result.output_ids for sid, result in decoded(engine, asked).items()}
     for plain in (False, True):
         loop = reference_for(model, decoder, plain)
         with torch.inference_mode():
@@ -134,26 +131,19 @@ def test_engines_tell_of_every_pass() -> None:
     engine, told = make_engine(model, decoder, 2), list[Ran]()
     assert isinstance(engine, Observed)
     engine.observer = told.append
-    engine.submit(Request("s", PROMPTS[0], decoder))
-    results = []
-    while engine.load:
-        results += engine.step()
+    result = decoded(engine, [Request("s", PROMPTS[0], decoder)])["s"]
     kinds = [ran.kind for ran in told]
-    assert len(kinds) == results[0].nfe and kinds.count("block pass") == results[0].nfe_block
-    assert sum(ran.spans[0].fed for ran in told) == results[0].token_forwards
+    assert len(kinds) == result.nfe and kinds.count("block pass") == result.nfe_block
+    assert sum(ran.spans[0].fed for ran in told) == result.token_forwards
     assert {ran.spans[0].keys for ran in told} == {37}
 
 
 def test_a_shape_decodes_its_full_budget() -> None:
     model = random_model(find_shape("shape:llada-tiny"))
     decoder = make_decoder("fast-dllm", {"gen_length": 32, "block_length": 16})
-    engine = make_engine(model, decoder, 2)
-    engine.submit(Request("s", PROMPTS[0], decoder))
-    results = []
-    while engine.load:
-        results += engine.step()
-    assert results[0].nfe == 32, "with random weights no position is sure of itself"
-    assert not {model.mask_id, model.eos_id} & set(results[0].output_ids)
+    result = decoded(make_engine(model, decoder, 2), [Request("s", PROMPTS[0], decoder)])["s"]
+    assert result.nfe == 32, "with random weights no position is sure of itself"
+    assert not {model.mask_id, model.eos_id} & set(result.output_ids)
 
 
 SMALL = ["--model", "shape:llada-tiny", "--prompt-length", "8-20", "--slots", "2", "--rounds", "1"]
